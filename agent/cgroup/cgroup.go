@@ -1,0 +1,194 @@
+// Package cgroup keeps the cgroup tree above the containers: the QoS tiers and one cgroup a pod, under
+// <root>/kubepods. It writes the kernel's files directly, for cgroup v1 (also with an empty v2 mount beside it) and v2.
+// The containers' own cgroups, below the pods', are the runtime's.
+//
+// Reads:  /proc/self/mountinfo, the cgroup file systems.
+// Writes: <root>/kubepods and the pods' cgroups in it.
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Kubepods is the cgroup that holds every pod.
+const Kubepods = "kubepods"
+
+// Config says where the tree stands and what is enforced.
+type Config struct {
+	Root      string // the cgroup above kubepods, "/" for the hierarchies' own root
+	CPUQuota  bool   // whether CPU limits become CFS quotas
+	PodPIDs   int64  // pids.max of a pod; 0 or less for no limit
+	CPUPeriod uint64 // CFS period in microseconds; 0 means 100,000
+}
+
+// Tree is the cgroup tree of one node. It is safe for concurrent use.
+type Tree struct {
+	cfg   Config
+	hier  hierarchies
+	mu    sync.Mutex // serialises creation and removal: both touch the shared parents
+	tiers bool
+}
+
+// New finds the cgroup file systems. It changes nothing.
+func New(cfg Config) (*Tree, error) {
+	if !strings.HasPrefix(cfg.Root, "/") {
+		return nil, fmt.Errorf("--cgroup-root %q is not absolute: give one that begins with /", cfg.Root)
+	}
+	if cfg.CPUPeriod == 0 {
+		cfg.CPUPeriod = 100000
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("find the cgroup file systems: %w", err)
+	}
+	h, err := parseHierarchies(string(mounts))
+	if err != nil {
+		return nil, err
+	}
+	return &Tree{cfg: cfg, hier: h}, nil
+}
+
+// V2 tells whether the node runs pure cgroup v2.
+func (t *Tree) V2() bool { return t.hier.v2 }
+
+// Root is the path of kubepods inside a hierarchy.
+func (t *Tree) Root() string { return path.Join(t.cfg.Root, Kubepods) }
+
+// tierPath is the cgroup of a QoS tier; guaranteed pods sit in kubepods itself.
+func (t *Tree) tierPath(qos corev1.PodQOSClass) string {
+	switch qos {
+	case corev1.PodQOSBurstable:
+		return path.Join(t.Root(), "burstable")
+	case corev1.PodQOSBestEffort:
+		return path.Join(t.Root(), "besteffort")
+	default:
+		return t.Root()
+	}
+}
+
+// PodPath is a pod's cgroup path inside a hierarchy: what CRI calls the cgroup parent.
+func (t *Tree) PodPath(pod *corev1.Pod) string {
+	return path.Join(t.tierPath(QOSClass(pod)), "pod"+string(pod.UID))
+}
+
+// EnsureTiers creates kubepods and the tiers and gives them their static limits. Idempotent.
+func (t *Tree) EnsureTiers() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ensureTiers()
+}
+
+func (t *Tree) ensureTiers() error {
+	if t.tiers {
+		return nil
+	}
+	for _, qos := range []corev1.PodQOSClass{corev1.PodQOSGuaranteed, corev1.PodQOSBurstable, corev1.PodQOSBestEffort} {
+		if err := t.hier.create(t.tierPath(qos)); err != nil {
+			return fmt.Errorf("cgroup %s: %w", t.tierPath(qos), err)
+		}
+	}
+	if err := t.hier.apply(t.tierPath(corev1.PodQOSBestEffort), Limits{CPUShares: minShares}); err != nil {
+		return err
+	}
+	t.tiers = true
+	return nil
+}
+
+// EnsurePod creates a pod's cgroup, or brings an existing one's limits up to date. Idempotent.
+func (t *Tree) EnsurePod(pod *corev1.Pod) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.ensureTiers(); err != nil {
+		return err
+	}
+	p := t.PodPath(pod)
+	if err := t.hier.create(p); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			t.tiers = false // somebody removed the tiers: make them again at the next try
+		}
+		return fmt.Errorf("cgroup of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	if err := t.hier.apply(p, PodLimits(pod, t.cfg)); err != nil {
+		return fmt.Errorf("cgroup of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// SetTierShares gives the burstable tier the CPU weight of its pods' requests, so that tiers compete fairly.
+func (t *Tree) SetTierShares(pods []*corev1.Pod) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.ensureTiers(); err != nil {
+		return err
+	}
+	return t.hier.apply(t.tierPath(corev1.PodQOSBurstable), Limits{CPUShares: burstableShares(pods)})
+}
+
+// Pods lists the pods that have a cgroup, those that a crash left behind among them.
+func (t *Tree) Pods() ([]types.UID, error) {
+	found := map[types.UID]bool{}
+	for _, mount := range t.hier.all() {
+		for _, qos := range []corev1.PodQOSClass{corev1.PodQOSGuaranteed, corev1.PodQOSBurstable, corev1.PodQOSBestEffort} {
+			entries, err := os.ReadDir(filepath.Join(mount, t.tierPath(qos)))
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return nil, fmt.Errorf("list pod cgroups: %w", err)
+			}
+			for _, e := range entries {
+				if uid, ok := strings.CutPrefix(e.Name(), "pod"); ok && e.IsDir() {
+					found[types.UID(uid)] = true
+				}
+			}
+		}
+	}
+	uids := make([]types.UID, 0, len(found))
+	for uid := range found {
+		uids = append(uids, uid)
+	}
+	slices.Sort(uids)
+	return uids, nil
+}
+
+// RemovePod kills what is left in a pod's cgroup and removes it from every hierarchy, whichever tier it is in.
+// Removing a cgroup that isn't there is success.
+func (t *Tree) RemovePod(uid types.UID) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var errs []error
+	for _, qos := range []corev1.PodQOSClass{corev1.PodQOSGuaranteed, corev1.PodQOSBurstable, corev1.PodQOSBestEffort} {
+		errs = append(errs, t.hier.remove(path.Join(t.tierPath(qos), "pod"+string(uid))))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove cgroup of pod %s: %w", uid, err)
+	}
+	return nil
+}
+
+// Cleanup removes kubepods with everything in it, killing what still runs there.
+func (t *Tree) Cleanup() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tiers = false
+	if err := t.hier.remove(t.Root()); err != nil {
+		return fmt.Errorf("remove cgroup %s: %w", t.Root(), err)
+	}
+	return nil
+}
+
+// parseUint reads a kernel file that holds one number; "max" is the largest one.
+func parseUint(s string) (uint64, error) {
+	if s = strings.TrimSpace(s); s == "max" {
+		return ^uint64(0), nil
+	}
+	return strconv.ParseUint(s, 10, 64)
+}
