@@ -38,6 +38,8 @@ type Tree struct {
 	hier  hierarchies
 	mu    sync.Mutex // serialises creation and removal: both touch the shared parents
 	tiers bool
+	// burstable remembers the CPU requests of the burstable pods, in thousandths: their sum weighs the tier.
+	burstable map[types.UID]int64
 }
 
 // New finds the cgroup file systems. It changes nothing.
@@ -56,7 +58,7 @@ func New(cfg Config) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tree{cfg: cfg, hier: h}, nil
+	return &Tree{cfg: cfg, hier: h, burstable: map[types.UID]int64{}}, nil
 }
 
 // V2 tells whether the node runs pure cgroup v2.
@@ -105,34 +107,48 @@ func (t *Tree) ensureTiers() error {
 	return nil
 }
 
-// EnsurePod creates a pod's cgroup, or brings an existing one's limits up to date. Idempotent.
-func (t *Tree) EnsurePod(pod *corev1.Pod) error {
+// Ensure creates a pod's cgroup, or brings an existing one's limits up to date, and returns its path for CRI's
+// cgroup_parent. Idempotent.
+func (t *Tree) Ensure(pod *corev1.Pod) (string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.ensureTiers(); err != nil {
-		return err
-	}
 	p := t.PodPath(pod)
-	if err := t.hier.create(p); err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			t.tiers = false // somebody removed the tiers: make them again at the next try
-		}
-		return fmt.Errorf("cgroup of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	if err := t.ensure(p, PodLimits(pod, t.cfg)); err != nil {
+		return "", fmt.Errorf("cgroup of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	if err := t.hier.apply(p, PodLimits(pod, t.cfg)); err != nil {
-		return fmt.Errorf("cgroup of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	if QOSClass(pod) == corev1.PodQOSBurstable {
+		if milli := cpuRequest(pod); t.burstable[pod.UID] != milli {
+			t.burstable[pod.UID] = milli
+			return p, t.shareTier()
+		}
+	}
+	return p, nil
+}
+
+func (t *Tree) ensure(p string, l Limits) error {
+	for try := range 2 {
+		err := t.ensureTiers()
+		if err == nil {
+			err = t.hier.create(p)
+		}
+		if err == nil {
+			err = t.hier.apply(p, l)
+		}
+		if err == nil || try == 1 || !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		t.tiers = false // somebody removed the tiers: make them again
 	}
 	return nil
 }
 
-// SetTierShares gives the burstable tier the CPU weight of its pods' requests, so that tiers compete fairly.
-func (t *Tree) SetTierShares(pods []*corev1.Pod) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if err := t.ensureTiers(); err != nil {
-		return err
+// shareTier gives the burstable tier the CPU weight of its pods' requests, so that the tiers compete fairly.
+func (t *Tree) shareTier() error {
+	var milli int64
+	for _, m := range t.burstable {
+		milli += m
 	}
-	return t.hier.apply(t.tierPath(corev1.PodQOSBurstable), Limits{CPUShares: burstableShares(pods)})
+	return t.hier.apply(t.tierPath(corev1.PodQOSBurstable), Limits{CPUShares: Shares(milli)})
 }
 
 // Pods lists the pods that have a cgroup, those that a crash left behind among them.
@@ -159,9 +175,9 @@ func (t *Tree) Pods() ([]types.UID, error) {
 	return uids, nil
 }
 
-// RemovePod kills what is left in a pod's cgroup and removes it from every hierarchy, whichever tier it is in.
+// Remove kills what is left in a pod's cgroup and removes it from every hierarchy, whichever tier it is in.
 // Removing a cgroup that isn't there is success.
-func (t *Tree) RemovePod(uid types.UID) error {
+func (t *Tree) Remove(uid types.UID) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var errs []error
@@ -170,6 +186,12 @@ func (t *Tree) RemovePod(uid types.UID) error {
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove cgroup of pod %s: %w", uid, err)
+	}
+	if _, ok := t.burstable[uid]; ok {
+		delete(t.burstable, uid)
+		if err := t.shareTier(); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	return nil
 }

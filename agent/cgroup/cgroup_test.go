@@ -118,11 +118,21 @@ func TestTreeOnTheKernel(t *testing.T) {
 	})
 	p := pod("1234", container("cpu=500m memory=64Mi", "cpu=500m memory=64Mi"))
 	for range 2 { // idempotent
-		if err := tree.EnsurePod(p); err != nil {
-			t.Fatal(err)
+		if parent, err := tree.Ensure(p); err != nil || parent != tree.Root()+"/pod1234" {
+			t.Fatal(parent, err)
 		}
 	}
-	if err := tree.SetTierShares([]*corev1.Pod{pod("b", container("cpu=1", ""))}); err != nil {
+	if _, err := tree.Ensure(pod("b", container("cpu=1", ""))); err != nil {
+		t.Fatal(err)
+	}
+	shares, want := "cpu.shares", uint64(1024)
+	if tree.V2() {
+		shares, want = "cpu.weight", 100
+	}
+	if got, err := readUint(filepath.Join(tree.hier.mount("cpu"), tree.tierPath(corev1.PodQOSBurstable)), shares); err != nil || got != want {
+		t.Errorf("burstable tier's %s = %d, %v", shares, got, err)
+	}
+	if err := tree.Remove("b"); err != nil {
 		t.Fatal(err)
 	}
 	memory, limit := filepath.Join(tree.hier.mount("memory"), tree.PodPath(p)), "memory.limit_in_bytes"
@@ -152,7 +162,7 @@ func TestTreeOnTheKernel(t *testing.T) {
 		t.Errorf("Pods = %v, %v", uids, err)
 	}
 	for range 2 {
-		if err := tree.RemovePod("1234"); err != nil {
+		if err := tree.Remove("1234"); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -134,15 +134,9 @@ func Weight(shares uint64) uint64 {
 	return uint64(math.Ceil(math.Pow(10, (l*l+125*l)/612-7.0/34)))
 }
 
-func burstableShares(pods []*corev1.Pod) uint64 {
-	var milli int64
-	for _, pod := range pods {
-		if QOSClass(pod) == corev1.PodQOSBurstable {
-			reqs := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
-			milli += reqs.Cpu().MilliValue()
-		}
-	}
-	return Shares(milli)
+func cpuRequest(pod *corev1.Pod) int64 {
+	reqs := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+	return reqs.Cpu().MilliValue()
 }
 
 func hugePages(list corev1.ResourceList) map[string]int64 {
