@@ -1,0 +1,121 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/etcd/client/v3/kubernetes"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// A unix socket's path may have 107 bytes on Linux (sun_path).
+const longestSocket = 107
+
+const (
+	// One member needs no heartbeats: slow ticks keep an idle device asleep. The election isn't left to a tick, see elect.
+	tickMillis, electionMillis = 500, 5000
+	// Raft keeps this many applied entries in memory for followers that lag, and we have none.
+	snapshotCount, catchUpEntries = 2000, 50
+	// A start that would free this many megabytes defragments first.
+	bootDefragMegabytes = 64
+)
+
+func (s *Store) startEmbedded(ctx context.Context) (err error) {
+	if err := os.MkdirAll(s.cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("make the etcd directory: %w", err)
+	}
+	if err := os.Chmod(s.cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("close the etcd directory to others: %w", err)
+	}
+	sockets := s.cfg.Dir
+	if len(filepath.Join(sockets, "client.sock")) > longestSocket {
+		if sockets, err = os.MkdirTemp("", "mote-etcd-"); err != nil {
+			return fmt.Errorf("make a directory for etcd's socket: %w", err)
+		}
+		s.temp = sockets
+	}
+	ec, err := embedConfig(s.cfg, sockets)
+	if err != nil {
+		return err
+	}
+	e, err := embed.StartEtcd(ec)
+	if err != nil {
+		return fmt.Errorf("start etcd on %s (is another server using the directory?): %w", s.cfg.Dir, err)
+	}
+	s.embedded = e
+	if err := awaitReady(ctx, e.Server, e.Err()); err != nil {
+		return errors.Join(err, s.Close())
+	}
+	c := &kubernetes.Client{Client: v3client.New(e.Server)}
+	c.Kubernetes = c
+	s.client = c
+	return nil
+}
+
+func embedConfig(cfg Config, sockets string) (*embed.Config, error) {
+	ec := embed.NewConfig()
+	ec.Name = "mote"
+	ec.Dir = cfg.Dir
+	client := url.URL{Scheme: "unix", Path: filepath.Join(sockets, "client.sock")}
+	peer := url.URL{Scheme: "unix", Path: filepath.Join(sockets, "peer.sock")}
+	for _, u := range []url.URL{client, peer} {
+		// A killed server leaves its sockets behind. Two servers on one directory meet at the database's lock instead.
+		if err := os.Remove(u.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("remove an old socket: %w", err)
+		}
+	}
+	ec.ListenClientUrls, ec.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
+	ec.ListenPeerUrls, ec.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
+	ec.InitialCluster = ec.InitialClusterFromName(ec.Name)
+	ec.TickMs, ec.ElectionMs = tickMillis, electionMillis
+	ec.SnapshotCount, ec.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
+	ec.MaxSnapFiles, ec.MaxWalFiles = 2, 2
+	ec.QuotaBackendBytes = cfg.QuotaBytes
+	ec.MaxRequestBytes = 3 << 20
+	ec.BootstrapDefragThresholdMegabytes = bootDefragMegabytes
+	ec.BackendFreelistType = "map"
+	ec.EnableGRPCGateway = false
+	ec.UnsafeNoFsync = cfg.UnsafeNoSync
+	ec.CORS, ec.HostWhitelist = nil, nil
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(logger())
+	return ec, nil
+}
+
+// awaitReady returns when the member leads and serves.
+func awaitReady(ctx context.Context, s *etcdserver.EtcdServer, failed <-chan error) error {
+	t := time.NewTicker(2 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.ReadyNotify():
+			return nil
+		case <-s.StopNotify():
+			return errors.New("etcd stopped while starting")
+		case err := <-failed:
+			return fmt.Errorf("etcd failed while starting: %w", err)
+		case <-ctx.Done():
+			return fmt.Errorf("etcd did not become ready: %w", ctx.Err())
+		case <-t.C:
+			elect(ctx, s)
+		}
+	}
+}
+
+// elect makes a lone member stand for leader now rather than after a random election timeout. MsgTimeoutNow is raft's
+// own word for that (raft thesis, 3.10); a leader or a candidate ignores it.
+func elect(ctx context.Context, s *etcdserver.EtcdServer) {
+	if len(s.Cluster().Members()) != 1 || s.Leader() != 0 {
+		return
+	}
+	id := uint64(s.MemberID())
+	// Refused until the first configuration entry is applied; the caller comes again.
+	_ = s.Process(ctx, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &id, From: &id})
+}
