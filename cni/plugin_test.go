@@ -1,0 +1,607 @@
+package cni
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
+
+	"github.com/mote-edge/mote/internal/testns"
+)
+
+// TestMain lets the test binary stand in for the plugin: tests execute it as a runtime does.
+func TestMain(m *testing.M) {
+	if os.Getenv("CNI_COMMAND") != "" {
+		Main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// node is a network namespace that plays a node, with a client outside of it at 192.0.2.2.
+type node struct {
+	*testns.NS
+	t       *testing.T
+	dataDir string
+	outside *testns.NS
+}
+
+const (
+	nodeIP    = "192.0.2.1"
+	outsideIP = "192.0.2.2"
+)
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	n := &node{NS: testns.New(t), t: t, dataDir: t.TempDir(), outside: testns.New(t)}
+	var err error
+	n.Do(func() {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.Flags = "uplink", net.FlagUp
+		veth := netlink.NewVeth(attrs)
+		veth.PeerName, veth.PeerNamespace = "eth0", netlink.NsFd(n.outside.Fd())
+		if err = netlink.LinkAdd(veth); err == nil {
+			err = addAddr("uplink", nodeIP+"/24")
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.outside.Do(func() { err = addAddr("eth0", outsideIP+"/24") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func addAddr(link, cidr string) error {
+	l, err := netlink.LinkByName(link)
+	if err != nil {
+		return err
+	}
+	addr, err := netlink.ParseAddr(cidr)
+	if err != nil {
+		return err
+	}
+	if err := netlink.AddrAdd(l, addr); err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(l)
+}
+
+// conf is the network configuration as the runtime would send it; extra members are merged in.
+func (n *node) conf(extra map[string]any) []byte {
+	c := map[string]any{
+		"cniVersion": "1.1.0", "name": "mote", "type": "mote-cni", "bridge": "mote0",
+		"subnet": "10.42.0.0/24", "clusterCIDR": "10.42.0.0/16", "dataDir": n.dataDir,
+	}
+	for k, v := range extra {
+		c[k] = v
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return b
+}
+
+// call executes the plugin in the node and returns its output, and its error as it prints them.
+func (n *node) call(command, id, netns string, conf []byte) ([]byte, *types.Error) {
+	n.t.Helper()
+	var out, stderr bytes.Buffer
+	var err error
+	n.Do(func() {
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), "CNI_COMMAND="+command, "CNI_PATH=/opt/cni/bin")
+		if id != "" {
+			cmd.Env = append(cmd.Env, "CNI_CONTAINERID="+id, "CNI_NETNS="+netns, "CNI_IFNAME=eth0")
+		}
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(conf), &out, &stderr
+		err = cmd.Run()
+	})
+	if err == nil {
+		return out.Bytes(), nil
+	}
+	e := &types.Error{}
+	if jsonErr := json.Unmarshal(out.Bytes(), e); jsonErr != nil {
+		n.t.Fatalf("%s %s: %v, and stdout is no CNI error: %s%s", command, id, err, out.String(), stderr.String())
+	}
+	return nil, e
+}
+
+type pod struct {
+	*testns.NS
+	id     string
+	ip     netip.Addr
+	result []byte
+}
+
+func (n *node) add(id string, extra map[string]any) *pod {
+	n.t.Helper()
+	p := &pod{NS: testns.New(n.t), id: id}
+	n.addTo(p, extra)
+	return p
+}
+
+func (n *node) addTo(p *pod, extra map[string]any) {
+	n.t.Helper()
+	out, cniErr := n.call("ADD", p.id, p.Path(), n.conf(extra))
+	if cniErr != nil {
+		n.t.Fatalf("ADD %s: %v", p.id, cniErr)
+	}
+	var r current.Result
+	if err := json.Unmarshal(out, &r); err != nil {
+		n.t.Fatal(err)
+	}
+	p.ip, _ = netip.AddrFromSlice(r.IPs[0].Address.IP.To4())
+	p.result = out
+}
+
+func (n *node) del(p *pod, extra map[string]any) {
+	n.t.Helper()
+	if _, err := n.call("DEL", p.id, p.Path(), n.conf(extra)); err != nil {
+		n.t.Fatalf("DEL %s: %v", p.id, err)
+	}
+}
+
+// serve answers every connection or datagram in ns with the address of its client.
+func serve(t *testing.T, ns *testns.NS, network, addr string) {
+	t.Helper()
+	var err error
+	ns.Do(func() {
+		if network == "udp" {
+			var c net.PacketConn
+			if c, err = net.ListenPacket("udp4", addr); err == nil {
+				t.Cleanup(func() { _ = c.Close() })
+				go func() {
+					buf := make([]byte, 512)
+					for {
+						_, from, err := c.ReadFrom(buf)
+						if err != nil {
+							return
+						}
+						_, _ = c.WriteTo([]byte(from.String()), from)
+					}
+				}()
+			}
+			return
+		}
+		var l net.Listener
+		if l, err = net.Listen("tcp4", addr); err == nil {
+			t.Cleanup(func() { _ = l.Close() })
+			go func() {
+				for {
+					c, err := l.Accept()
+					if err != nil {
+						return
+					}
+					_, _ = io.WriteString(c, c.RemoteAddr().String())
+					_ = c.Close()
+				}
+			}()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ask connects from ns and returns the address under which the server saw the client.
+func ask(ns *testns.NS, network, addr string) (string, error) {
+	var seen string
+	var err error
+	ns.Do(func() {
+		var c net.Conn
+		if c, err = net.DialTimeout(network, addr, 2*time.Second); err != nil {
+			return
+		}
+		defer func() { _ = c.Close() }()
+		_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+		if network == "udp" {
+			if _, err = c.Write([]byte("?")); err != nil {
+				return
+			}
+		}
+		buf := make([]byte, 512)
+		var k int
+		if k, err = c.Read(buf); err == nil {
+			seen, _, err = net.SplitHostPort(string(buf[:k]))
+		}
+	})
+	return seen, err
+}
+
+func expect(t *testing.T, what string, ns *testns.NS, network, addr, wantSeen string) {
+	t.Helper()
+	seen, err := ask(ns, network, addr)
+	if err != nil {
+		t.Errorf("%s: %v", what, err)
+	} else if seen != wantSeen {
+		t.Errorf("%s: the server saw %s, want %s", what, seen, wantSeen)
+	}
+}
+
+func TestPodsReachEachOtherAndTheWorld(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	a, b := n.add("aaaa", nil), n.add("bbbb", nil)
+	if a.ip == b.ip {
+		t.Fatalf("both pods have %s", a.ip)
+	}
+	serve(t, a.NS, "tcp", ":80")
+	serve(t, n.NS, "tcp", ":81")
+	serve(t, n.outside, "tcp", ":82")
+	expect(t, "pod to pod", b.NS, "tcp", a.ip.String()+":80", b.ip.String())
+	expect(t, "pod to itself", a.NS, "tcp", a.ip.String()+":80", a.ip.String())
+	expect(t, "node to pod", n.NS, "tcp", a.ip.String()+":80", "10.42.0.1")
+	expect(t, "pod to bridge", b.NS, "tcp", "10.42.0.1:81", b.ip.String())
+	expect(t, "pod to node", b.NS, "tcp", nodeIP+":81", b.ip.String())
+	expect(t, "pod to the world is masqueraded", b.NS, "tcp", outsideIP+":82", nodeIP)
+	if _, err := ask(b.NS, "tcp", "127.0.0.1:81"); err == nil {
+		t.Error("the node's service answers on the pod's loopback")
+	}
+}
+
+// A pod must not reach the node's loopback, though route_localnet is on for host ports (compare CVE-2020-8558).
+func TestNodeLoopbackIsClosedToPods(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	p := n.add("evil", nil)
+	serve(t, n.NS, "udp", "127.0.0.1:99")
+	var err error
+	p.Do(func() {
+		if err = os.WriteFile("/proc/sys/net/ipv4/conf/eth0/route_localnet", []byte("1"), 0); err != nil {
+			return
+		}
+		lo, e := netlink.LinkByName("lo")
+		if e != nil {
+			err = e
+			return
+		}
+		if err = netlink.LinkSetDown(lo); err != nil {
+			return
+		}
+		eth, e := netlink.LinkByName("eth0")
+		if e != nil {
+			err = e
+			return
+		}
+		_, loopback, _ := net.ParseCIDR("127.0.0.0/8")
+		err = netlink.RouteReplace(&netlink.Route{LinkIndex: eth.Attrs().Index, Dst: loopback, Gw: net.ParseIP("10.42.0.1")})
+	})
+	if err != nil {
+		t.Fatalf("prepare the attack: %v", err)
+	}
+	if seen, err := ask(p.NS, "udp", "127.0.0.1:99"); err == nil {
+		t.Errorf("a pod reached the node's loopback (seen as %s)", seen)
+	}
+}
+
+func TestHostPorts(t *testing.T) {
+	t.Parallel()
+	// Docker and others turn bridge-nf-call-iptables on, many nodes have it off: both must do.
+	for _, bridgeNF := range []string{"0", "1"} {
+		t.Run("bridge-nf-call-iptables="+bridgeNF, func(t *testing.T) {
+			t.Parallel()
+			testHostPorts(t, bridgeNF)
+		})
+	}
+}
+
+func testHostPorts(t *testing.T, bridgeNF string) {
+	n := newNode(t)
+	n.Do(func() {
+		if err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte(bridgeNF), 0); err != nil {
+			t.Error(err)
+		}
+	})
+	ports := map[string]any{"runtimeConfig": map[string]any{"portMappings": []map[string]any{
+		{"hostPort": 8080, "containerPort": 80, "protocol": "TCP"},
+		{"hostPort": 8053, "containerPort": 53, "protocol": "UDP"},
+		{"hostPort": 8081, "containerPort": 80, "protocol": "TCP", "hostIP": "127.0.0.1"},
+		{"hostPort": 8082, "containerPort": 80, "protocol": "TCP", "hostIP": nodeIP},
+	}}}
+	a := n.add("aaaa", ports)
+	other := n.add("bbbb", nil)
+	serve(t, a.NS, "tcp", ":80")
+	serve(t, a.NS, "udp", ":53")
+	n.outside.Do(func() { addRoute(t, nodeIP) })
+
+	expect(t, "from outside", n.outside, "tcp", nodeIP+":8080", outsideIP)
+	expect(t, "udp from outside", n.outside, "udp", nodeIP+":8053", outsideIP)
+	expect(t, "from the node by its address", n.NS, "tcp", nodeIP+":8080", nodeIP)
+	expect(t, "from the node by loopback", n.NS, "tcp", "127.0.0.1:8080", "10.42.0.1")
+	expect(t, "from another pod", other.NS, "tcp", nodeIP+":8080", other.ip.String())
+	expect(t, "from the pod itself", a.NS, "tcp", nodeIP+":8080", "10.42.0.1")
+	expect(t, "hostIP loopback from the node", n.NS, "tcp", "127.0.0.1:8081", "10.42.0.1")
+	expect(t, "hostIP of the node from outside", n.outside, "tcp", nodeIP+":8082", outsideIP)
+	if _, err := ask(n.outside, "tcp", nodeIP+":8081"); err == nil {
+		t.Error("a host port bound to loopback answers on the node's address")
+	}
+	if _, err := n.call("CHECK", a.id, a.Path(), n.conf(map[string]any{"prevResult": json.RawMessage(a.result)})); err != nil {
+		t.Errorf("CHECK: %v", err)
+	}
+
+	n.del(a, ports)
+	if _, err := ask(n.outside, "tcp", nodeIP+":8080"); err == nil {
+		t.Error("the host port answers after DEL")
+	}
+	if rules := n.rules(); strings.Contains(rules, hostPortChainPrefix) {
+		t.Errorf("DEL left rules:\n%s", rules)
+	}
+	// UDP flows follow the port to its next owner.
+	next := n.add("cccc", ports)
+	serve(t, next.NS, "udp", ":53")
+	expect(t, "udp after the port changed hands", n.outside, "udp", nodeIP+":8053", outsideIP)
+}
+
+func addRoute(t *testing.T, gw string) {
+	eth, err := netlink.LinkByName("eth0")
+	if err == nil {
+		_, dst, _ := net.ParseCIDR("10.42.0.0/16")
+		err = netlink.RouteReplace(&netlink.Route{LinkIndex: eth.Attrs().Index, Dst: dst, Gw: net.ParseIP(gw)})
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// rules returns the node's whole rule set.
+func (n *node) rules() string {
+	var out []byte
+	var err error
+	n.Do(func() { out, err = exec.Command("/usr/sbin/iptables-save").CombinedOutput() })
+	if err != nil {
+		n.t.Fatalf("iptables-save: %v: %s", err, out)
+	}
+	return string(out)
+}
+
+// links returns the names of the node's links.
+func (n *node) links() []string {
+	var names []string
+	var err error
+	n.Do(func() {
+		var links []netlink.Link
+		links, err = netlink.LinkList()
+		for _, l := range links {
+			names = append(names, l.Attrs().Name)
+		}
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return names
+}
+
+// CNI 1.1, DEL: "Plugins should generally complete a DEL action without error even if some resources are missing."
+func TestDelIsIdempotentAndCleanupLeavesNothing(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	before := n.rules()
+	ports := map[string]any{"runtimeConfig": map[string]any{"portMappings": []map[string]any{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}}}
+	a, b, c := n.add("aaaa", nil), n.add("bbbb", ports), n.add("cccc", ports)
+	n.del(a, nil)
+	n.del(a, nil)
+	if _, err := n.call("DEL", b.id, "", n.conf(nil)); err != nil {
+		t.Errorf("DEL without a network namespace: %v", err)
+	}
+	if _, err := n.call("DEL", "never-added", "/nowhere", n.conf(nil)); err != nil {
+		t.Errorf("DEL of an unknown container: %v", err)
+	}
+	if err := os.RemoveAll(filepath.Join(n.dataDir, "mote")); err != nil {
+		t.Fatal(err)
+	}
+	n.del(c, ports)
+	if got := fmt.Sprint(n.links()); got != "[lo uplink mote0]" {
+		t.Errorf("links after DEL: %s", got)
+	}
+	if rules := n.rules(); strings.Contains(rules, hostPortChainPrefix) {
+		t.Errorf("rules after DEL:\n%s", rules)
+	}
+
+	n.add("dddd", ports)
+	var err error
+	for range 2 {
+		n.Do(func() { err = Cleanup(context.Background(), CleanupConfig{DataDir: n.dataDir}) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := fmt.Sprint(n.links()); got != "[lo uplink]" {
+		t.Errorf("links after Cleanup: %s", got)
+	}
+	// Tables that were never used are not printed at all: compare rules and user chains.
+	if after := n.rules(); strings.Contains(after, "MOTE") {
+		t.Errorf("rules before:\n%s\nafter Cleanup:\n%s", before, after)
+	}
+	if _, err := os.Stat(n.dataDir); !os.IsNotExist(err) {
+		t.Errorf("dataDir is still there: %v", err)
+	}
+}
+
+func TestAddAgainKeepsTheAddress(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	a := n.add("aaaa", nil)
+	first := a.ip
+	n.add("bbbb", nil)
+	n.addTo(a, nil)
+	if a.ip != first {
+		t.Errorf("second ADD gave %s, first %s", a.ip, first)
+	}
+	serve(t, a.NS, "tcp", ":80")
+	expect(t, "node to pod", n.NS, "tcp", a.ip.String()+":80", "10.42.0.1")
+}
+
+func TestAddsInParallelGetDifferentAddresses(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	const count = 24
+	pods := make([]*pod, count)
+	for i := range pods {
+		pods[i] = &pod{NS: testns.New(t), id: fmt.Sprintf("pod%d", i)}
+	}
+	var wg sync.WaitGroup
+	for _, p := range pods {
+		wg.Go(func() {
+			out, cniErr := n.call("ADD", p.id, p.Path(), n.conf(nil))
+			var r current.Result
+			if cniErr != nil {
+				t.Errorf("ADD: %v", cniErr)
+			} else if err := json.Unmarshal(out, &r); err != nil {
+				t.Error(err)
+			} else {
+				p.ip, _ = netip.AddrFromSlice(r.IPs[0].Address.IP.To4())
+			}
+		})
+	}
+	wg.Wait()
+	seen := map[netip.Addr]bool{}
+	for _, p := range pods {
+		if seen[p.ip] {
+			t.Errorf("%s was given out twice", p.ip)
+		}
+		seen[p.ip] = true
+	}
+}
+
+func TestCheckFindsWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	p := n.add("aaaa", nil)
+	conf := n.conf(map[string]any{"prevResult": json.RawMessage(p.result)})
+	if _, err := n.call("CHECK", p.id, p.Path(), conf); err != nil {
+		t.Fatalf("CHECK of a sound pod: %v", err)
+	}
+	p.Do(func() {
+		if eth, err := netlink.LinkByName("eth0"); err != nil {
+			t.Error(err)
+		} else if err := netlink.AddrDel(eth, &netlink.Addr{IPNet: &net.IPNet{IP: p.ip.AsSlice(), Mask: net.CIDRMask(32, 32)}}); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := n.call("CHECK", p.id, p.Path(), conf); err == nil || err.Code != errCheckFailed {
+		t.Errorf("CHECK of a pod without its address: %v", err)
+	}
+	n.del(p, nil)
+	if _, err := n.call("CHECK", p.id, p.Path(), conf); err == nil || err.Code != types.ErrUnknownContainer {
+		t.Errorf("CHECK after DEL: %v", err)
+	}
+}
+
+// CNI 1.1, GC: everything but cni.dev/valid-attachments goes.
+func TestGCRemovesWhatIsNotValid(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	keep, lose := n.add("keep", nil), n.add("lose", nil)
+	conf := n.conf(map[string]any{"cni.dev/valid-attachments": []types.GCAttachment{{ContainerID: "keep", IfName: "eth0"}}})
+	if _, err := n.call("GC", "", "", conf); err != nil {
+		t.Fatal(err)
+	}
+	links := strings.Join(n.links(), " ")
+	if !strings.Contains(links, hostIfName(keep.id, "eth0")) || strings.Contains(links, hostIfName(lose.id, "eth0")) {
+		t.Errorf("links after GC: %s", links)
+	}
+}
+
+func TestExhaustedRangeReclaimsDeadPods(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	small := map[string]any{"subnet": "10.42.9.0/29"} // .2 to .6
+	var pods []*pod
+	for i := range 5 {
+		pods = append(pods, n.add(fmt.Sprintf("pod%d", i), small))
+	}
+	late := &pod{NS: testns.New(t), id: "late"}
+	if _, err := n.call("ADD", late.id, late.Path(), n.conf(small)); err == nil || err.Code != errNoAddress || !strings.Contains(err.Msg, "no free address in 10.42.9.0/29") {
+		t.Fatalf("sixth ADD: %v", err)
+	}
+	// The third pod's namespace goes away without DEL.
+	file := filepath.Join(n.dataDir, "mote", "attachments", "pod2@eth0")
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, bytes.ReplaceAll(b, []byte(pods[2].Path()), []byte("/run/netns/gone")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.addTo(late, small)
+	if late.ip != pods[2].ip {
+		t.Errorf("got %s, want the dead pod's %s", late.ip, pods[2].ip)
+	}
+}
+
+// STATUS mends what somebody else took away.
+func TestStatusMendsTheNode(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	p := n.add("aaaa", nil)
+	serve(t, n.outside, "tcp", ":82")
+	n.Do(func() {
+		if out, err := exec.Command("/usr/sbin/iptables", "-t", "nat", "-F").CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	if _, err := n.call("STATUS", "", "", n.conf(nil)); err != nil {
+		t.Fatalf("STATUS: %v", err)
+	}
+	expect(t, "masquerading after STATUS", p.NS, "tcp", outsideIP+":82", nodeIP)
+	before := n.rules()
+	if _, err := n.call("STATUS", "", "", n.conf(nil)); err != nil {
+		t.Fatalf("STATUS: %v", err)
+	}
+	if a, b := strings.Count(before, "\n-A"), strings.Count(n.rules(), "\n-A"); a != b {
+		t.Errorf("STATUS changed the number of rules from %d to %d", a, b)
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	p := testns.New(t)
+	for _, tc := range []struct {
+		name, netns string
+		conf        []byte
+		code        uint
+		words       string
+	}{
+		{"not JSON", p.Path(), []byte("{"), types.ErrDecodingFailure, "unmarshall"},
+		{"bad subnet", p.Path(), n.conf(map[string]any{"subnet": "10.42.0.0/33"}), types.ErrDecodingFailure, "prefix"},
+		{"no subnet", p.Path(), n.conf(map[string]any{"subnet": ""}), types.ErrInvalidNetworkConfig, "subnet"},
+		{"IPv6 subnet", p.Path(), n.conf(map[string]any{"subnet": "fd00::/64"}), types.ErrInvalidNetworkConfig, "IPv4"},
+		{"bad bridge", p.Path(), n.conf(map[string]any{"bridge": "a/b"}), types.ErrInvalidNetworkConfig, "bridge"},
+		{"bridge is no bridge", p.Path(), n.conf(map[string]any{"bridge": "uplink"}), types.ErrInvalidNetworkConfig, "not a bridge"},
+		{"no such netns", "/nowhere", n.conf(nil), types.ErrInvalidNetNS, "/nowhere"},
+		{"bad port", p.Path(), n.conf(map[string]any{"runtimeConfig": map[string]any{"portMappings": []map[string]any{{"hostPort": 70000, "containerPort": 1}}}}), types.ErrInvalidNetworkConfig, "hostPort 70000"},
+		{"bad version", p.Path(), n.conf(map[string]any{"cniVersion": "9.9.9"}), types.ErrIncompatibleCNIVersion, "incompatible"},
+	} {
+		_, err := n.call("ADD", "bad", tc.netns, tc.conf)
+		if err == nil || err.Code != tc.code || !strings.Contains(err.Msg, tc.words) {
+			t.Errorf("%s: got %+v, want code %d with %q", tc.name, err, tc.code, tc.words)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	out, err := n.call("VERSION", "", "", []byte("{}"))
+	if err != nil || !bytes.Contains(out, []byte(`"1.1.0"`)) {
+		t.Errorf("VERSION: %s, %v", out, err)
+	}
+}
