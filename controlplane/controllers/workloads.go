@@ -1,6 +1,31 @@
 package controllers
 
+import (
+	"fmt"
+
+	"github.com/mote-edge/mote/controlplane/controllers/replicaset"
+)
+
 // workloads lists the controllers of workloads and Services.
 func workloads(cfg Config) ([]entry, error) {
-	return nil, nil
+	var out []entry
+	var failed error
+	add := func(name string, c controller, err error) {
+		if err != nil && failed == nil {
+			failed = fmt.Errorf("controller %s: %w", name, err)
+		}
+		out = append(out, entry{name, c})
+	}
+	{
+		c, err := replicaset.New(cfg.Client, cfg.Informers, cfg.Recorder("replicaset-controller"))
+		add("replicaset", c, err)
+	}
+	{
+		c, err := replicaset.NewReplication(cfg.Client, cfg.Informers, cfg.Recorder("replication-controller"))
+		add("replicationcontroller", c, err)
+	}
+	if failed != nil {
+		return nil, failed
+	}
+	return out, nil
 }
