@@ -1,0 +1,404 @@
+package image
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// ErrBadArchive marks an archive that is neither a docker archive nor an OCI layout, or is damaged.
+var ErrBadArchive = errors.New("not a usable image archive")
+
+// archive is an indexed tar file: names to places, so that blobs are read where they lie.
+type archive struct {
+	f       *os.File
+	entries map[string]*io.SectionReader
+}
+
+// dockerManifest is one element of manifest.json in a `docker save` archive.
+type dockerManifest struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+}
+
+// Import takes every image of an archive (docker save or OCI layout, plain or compressed) and returns the references
+// that it now answers to; an image without a name is returned by its ID. Nothing is kept of an archive that is damaged.
+func (s *Store) Import(ctx context.Context, r io.Reader) ([]string, error) {
+	f, err := os.CreateTemp(s.path("tmp"), "archive-")
+	if err != nil {
+		return nil, fmt.Errorf("import: %w", err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if _, err := io.Copy(f, &contextReader{ctx: ctx, r: r}); err != nil {
+		return nil, fmt.Errorf("receive the archive: %w", err)
+	}
+	return s.importOpen(ctx, f)
+}
+
+// ImportFile is Import for an archive that is already a file.
+func (s *Store) ImportFile(ctx context.Context, name string) ([]string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("import: %w", err)
+	}
+	defer f.Close()
+	refs, err := s.importOpen(ctx, f)
+	if err != nil {
+		return nil, fmt.Errorf("import %s: %w", name, err)
+	}
+	return refs, nil
+}
+
+func (s *Store) importOpen(ctx context.Context, f *os.File) ([]string, error) {
+	s.removal.RLock()
+	defer s.removal.RUnlock()
+	plain, cleanup, err := s.plainFile(f)
+	if err != nil {
+		return nil, err
+	}
+	defer cleanup()
+	a, err := indexArchive(plain)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case a.entries["manifest.json"] != nil:
+		return s.importDocker(ctx, a)
+	case a.entries[ocispec.ImageIndexFile] != nil:
+		return s.importOCI(ctx, a)
+	}
+	return nil, fmt.Errorf("%w: it holds neither manifest.json (docker save) nor index.json (OCI layout)", ErrBadArchive)
+}
+
+// plainFile decompresses a compressed archive into a file of its own: an index needs random access.
+func (s *Store) plainFile(f *os.File) (*os.File, func(), error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, nil, fmt.Errorf("read the archive: %w", err)
+	}
+	head := make([]byte, 4)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return nil, nil, fmt.Errorf("read the archive: %w", err)
+	}
+	if n == 0 {
+		return nil, nil, fmt.Errorf("%w: it is empty", ErrBadArchive)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, nil, fmt.Errorf("read the archive: %w", err)
+	}
+	if !(head[0] == 0x1f && head[1] == 0x8b) && string(head) != "\x28\xb5\x2f\xfd" {
+		return f, func() {}, nil
+	}
+	z, err := decompress(f)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrBadArchive, err)
+	}
+	defer z.Close()
+	out, err := os.CreateTemp(s.path("tmp"), "archive-")
+	if err != nil {
+		return nil, nil, fmt.Errorf("import: %w", err)
+	}
+	cleanup := func() { out.Close(); os.Remove(out.Name()) }
+	if _, err := io.Copy(out, io.LimitReader(z, s.cfg.Limits.LayerBytes)); err != nil {
+		cleanup()
+		return nil, nil, fmt.Errorf("%w: %w", ErrBadArchive, err)
+	}
+	return out, cleanup, nil
+}
+
+func indexArchive(f *os.File) (*archive, error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("read the archive: %w", err)
+	}
+	a := &archive{f: f, entries: map[string]*io.SectionReader{}}
+	tr := tar.NewReader(f)
+	links := map[string]string{}
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: truncated or not a tar file: %w", ErrBadArchive, err)
+		}
+		name := path.Clean(strings.TrimPrefix(h.Name, "/"))
+		switch h.Typeflag {
+		case tar.TypeReg:
+			at, err := f.Seek(0, io.SeekCurrent)
+			if err != nil {
+				return nil, fmt.Errorf("read the archive: %w", err)
+			}
+			a.entries[name] = io.NewSectionReader(f, at, h.Size)
+		case tar.TypeLink:
+			links[name] = path.Clean(h.Linkname)
+		case tar.TypeSymlink: // old docker versions link equal layers
+			links[name] = path.Join(path.Dir(name), h.Linkname)
+		}
+	}
+	for name, target := range links {
+		if e := a.entries[target]; e != nil {
+			a.entries[name] = e
+		}
+	}
+	return a, nil
+}
+
+// read returns a small file of the archive whole.
+func (a *archive) read(name string, limit int64) ([]byte, error) {
+	e := a.entries[path.Clean(name)]
+	if e == nil {
+		return nil, fmt.Errorf("%w: %s is missing", ErrBadArchive, name)
+	}
+	if e.Size() > limit {
+		return nil, fmt.Errorf("%w: %s has %d bytes, more than the %d allowed", ErrBadArchive, name, e.Size(), limit)
+	}
+	data := make([]byte, e.Size())
+	if _, err := e.ReadAt(data, 0); err != nil && err != io.EOF {
+		return nil, fmt.Errorf("%w: %s: %w", ErrBadArchive, name, err)
+	}
+	return data, nil
+}
+
+func (a *archive) open(name string) func(context.Context) (io.ReadCloser, error) {
+	return func(context.Context) (io.ReadCloser, error) {
+		e := a.entries[path.Clean(name)]
+		if e == nil {
+			return nil, fmt.Errorf("%w: %s is missing", ErrBadArchive, name)
+		}
+		return io.NopCloser(io.NewSectionReader(a.f, sectionOffset(e), e.Size())), nil
+	}
+}
+
+func sectionOffset(e *io.SectionReader) int64 {
+	_, off, _ := e.Outer()
+	return off
+}
+
+func (s *Store) importDocker(ctx context.Context, a *archive) ([]string, error) {
+	data, err := a.read("manifest.json", s.cfg.Limits.ConfigBytes)
+	if err != nil {
+		return nil, err
+	}
+	var manifests []dockerManifest
+	if err := json.Unmarshal(data, &manifests); err != nil {
+		return nil, fmt.Errorf("%w: manifest.json: %w", ErrBadArchive, err)
+	}
+	if len(manifests) == 0 {
+		return nil, fmt.Errorf("%w: manifest.json lists no image", ErrBadArchive)
+	}
+	var refs []string
+	for _, m := range manifests {
+		names := make([]string, 0, len(m.RepoTags))
+		for _, t := range m.RepoTags {
+			n, err := Normalize(t)
+			if err != nil {
+				return nil, fmt.Errorf("%w: %w", ErrBadArchive, err)
+			}
+			names = append(names, n)
+		}
+		config, err := a.read(m.Config, s.cfg.Limits.ConfigBytes)
+		if err != nil {
+			return nil, err
+		}
+		layers := make([]func(context.Context) (io.ReadCloser, error), len(m.Layers))
+		for i, l := range m.Layers {
+			layers[i] = a.open(l)
+		}
+		id, err := s.add(ctx, config, layers, names)
+		if err != nil {
+			return nil, err
+		}
+		if len(names) == 0 {
+			names = []string{id}
+		}
+		refs = append(refs, names...)
+	}
+	return refs, nil
+}
+
+func (s *Store) importOCI(ctx context.Context, a *archive) ([]string, error) {
+	data, err := a.read(ocispec.ImageIndexFile, s.cfg.Limits.ConfigBytes)
+	if err != nil {
+		return nil, err
+	}
+	var index ocispec.Index
+	if err := json.Unmarshal(data, &index); err != nil {
+		return nil, fmt.Errorf("%w: index.json: %w", ErrBadArchive, err)
+	}
+	var refs []string
+	for _, desc := range index.Manifests {
+		var names []string
+		// containerd writes the full name under its own key; the OCI one may hold a bare tag.
+		for _, key := range []string{"io.containerd.image.name", ocispec.AnnotationRefName} {
+			if v := desc.Annotations[key]; strings.Contains(v, "/") || (v != "" && strings.Contains(v, ":")) {
+				n, err := Normalize(v)
+				if err != nil {
+					return nil, fmt.Errorf("%w: %w", ErrBadArchive, err)
+				}
+				names = []string{n}
+				break
+			}
+		}
+		manifest, mdesc, err := s.ociManifest(a, desc, 0)
+		if err != nil {
+			return nil, err
+		}
+		config, err := a.blob(manifest.Config.Digest, s.cfg.Limits.ConfigBytes)
+		if err != nil {
+			return nil, err
+		}
+		layers := make([]func(context.Context) (io.ReadCloser, error), len(manifest.Layers))
+		for i, l := range manifest.Layers {
+			layers[i] = a.open(blobPath(l.Digest))
+		}
+		all := names
+		for _, n := range names {
+			all = append(all, digestReference(n, mdesc.Digest))
+		}
+		id, err := s.add(ctx, config, layers, all)
+		if err != nil {
+			return nil, err
+		}
+		if len(names) == 0 {
+			names = []string{id}
+		}
+		refs = append(refs, names...)
+	}
+	if len(refs) == 0 {
+		return nil, fmt.Errorf("%w: index.json lists no image", ErrBadArchive)
+	}
+	return refs, nil
+}
+
+func blobPath(d digest.Digest) string { return "blobs/" + d.Algorithm().String() + "/" + d.Encoded() }
+
+// blob returns a small blob whole, its digest checked.
+func (a *archive) blob(d digest.Digest, limit int64) ([]byte, error) {
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("%w: digest %q: %w", ErrBadArchive, d, err)
+	}
+	data, err := a.read(blobPath(d), limit)
+	if err != nil {
+		return nil, err
+	}
+	if d.Algorithm().FromBytes(data) != d {
+		return nil, fmt.Errorf("%w: blob %s does not match its digest", ErrBadArchive, d)
+	}
+	return data, nil
+}
+
+// ociManifest follows an index to the manifest of this machine's platform.
+func (s *Store) ociManifest(a *archive, desc ocispec.Descriptor, depth int) (ocispec.Manifest, ocispec.Descriptor, error) {
+	var m ocispec.Manifest
+	if depth > 3 {
+		return m, desc, fmt.Errorf("%w: indexes nested more than three deep", ErrBadArchive)
+	}
+	data, err := a.blob(desc.Digest, s.cfg.Limits.ConfigBytes)
+	if err != nil {
+		return m, desc, err
+	}
+	if isIndex(desc.MediaType) {
+		next, err := choosePlatform(data)
+		if err != nil {
+			return m, desc, err
+		}
+		return s.ociManifest(a, next, depth+1)
+	}
+	if err := json.Unmarshal(data, &m); err != nil {
+		return m, desc, fmt.Errorf("%w: manifest %s: %w", ErrBadArchive, desc.Digest, err)
+	}
+	return m, desc, nil
+}
+
+func isIndex(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageIndex || mediaType == "application/vnd.docker.distribution.manifest.list.v2+json"
+}
+
+// choosePlatform picks an index's manifest for this machine: the same operating system and architecture, or one that
+// names no platform.
+func choosePlatform(index []byte) (ocispec.Descriptor, error) {
+	var idx ocispec.Index
+	if err := json.Unmarshal(index, &idx); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("%w: image index: %w", ErrBadArchive, err)
+	}
+	var have []string
+	for _, d := range idx.Manifests {
+		if d.Platform == nil || (d.Platform.OS == "linux" && d.Platform.Architecture == runtime.GOARCH) {
+			return d, nil
+		}
+		have = append(have, d.Platform.OS+"/"+d.Platform.Architecture)
+	}
+	return ocispec.Descriptor{}, fmt.Errorf("no image for linux/%s: this one is built for %s", runtime.GOARCH, strings.Join(have, ", "))
+}
+
+// add unpacks an image's layers and records it under the names.
+func (s *Store) add(ctx context.Context, config []byte, layers []func(context.Context) (io.ReadCloser, error), names []string) (string, error) {
+	img := Image{ID: digest.FromBytes(config).String()}
+	if err := json.Unmarshal(config, &img.Config); err != nil {
+		return "", fmt.Errorf("%w: image config: %w", ErrBadArchive, err)
+	}
+	if got, want := len(layers), len(img.Config.RootFS.DiffIDs); got != want {
+		return "", fmt.Errorf("%w: the manifest has %d layers and the config %d", ErrBadArchive, got, want)
+	}
+	if arch := img.Config.Architecture; arch != "" && arch != runtime.GOARCH {
+		return "", fmt.Errorf("the image is built for %s and this machine is %s: import one built for it", arch, runtime.GOARCH)
+	}
+	img.Size = uint64(len(config))
+	for i, open := range layers {
+		diffID := img.Config.RootFS.DiffIDs[i].String()
+		if err := s.addLayer(ctx, diffID, open); err != nil {
+			return "", err
+		}
+		info, err := s.layerInfo(diffID)
+		if err != nil {
+			return "", err
+		}
+		img.DiffIDs = append(img.DiffIDs, diffID)
+		img.Size += uint64(info.Bytes)
+	}
+	if err := s.put(img, names...); err != nil {
+		return "", err
+	}
+	return img.ID, nil
+}
+
+// ImportDir imports every archive in dir (*.tar, *.tar.gz, *.tgz, *.tar.zst), in name order. A bad archive is logged and
+// skipped: one must not keep the others out. A missing directory is success.
+func (s *Store) ImportDir(ctx context.Context, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("import archives: %w", err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if e.IsDir() || !(strings.HasSuffix(name, ".tar") || strings.HasSuffix(name, ".tar.gz") || strings.HasSuffix(name, ".tgz") || strings.HasSuffix(name, ".tar.zst")) {
+			continue
+		}
+		refs, err := s.ImportFile(ctx, filepath.Join(dir, name))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			s.log.Error("archive skipped", "error", err)
+			continue
+		}
+		s.log.Info("archive imported", "archive", name, "images", refs)
+	}
+	return nil
+}

@@ -1,0 +1,271 @@
+package image
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Snapshot is a container's writable root: the image's layers below, one directory on top.
+type Snapshot struct {
+	Key     string   `json:"key"`
+	ImageID string   `json:"imageID"`
+	DiffIDs []string `json:"diffIDs"`
+}
+
+var keyPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+
+func (s *Store) snapDir(key string) (string, error) {
+	if !keyPattern.MatchString(key) {
+		return "", fmt.Errorf("snapshot key %q: use letters, digits, '.', '_' and '-'", key)
+	}
+	return s.path("snapshots", key), nil
+}
+
+// Prepare makes a snapshot of an image under key (a container ID). Repeating it with the same image is success.
+func (s *Store) Prepare(imageID, key string) error {
+	dir, err := s.snapDir(key)
+	if err != nil {
+		return err
+	}
+	s.removal.RLock()
+	defer s.removal.RUnlock()
+	img, err := s.Get(imageID)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(Snapshot{Key: key, ImageID: img.ID, DiffIDs: img.DiffIDs})
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", key, err)
+	}
+	for _, d := range []string{dir, filepath.Join(dir, "upper"), filepath.Join(dir, "work"), filepath.Join(dir, "rootfs")} {
+		mode := os.FileMode(0o755) // upper's mode becomes the container's "/"
+		if d == dir {
+			mode = 0o700
+		}
+		if err := os.Mkdir(d, mode); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("snapshot %s: %w", key, err)
+		}
+	}
+	// No sync: a writable layer need not survive a power cut, its container doesn't either.
+	if err := os.WriteFile(filepath.Join(dir, "snapshot.json"), data, 0o600); err != nil {
+		return fmt.Errorf("snapshot %s: %w", key, err)
+	}
+	return nil
+}
+
+// Mount mounts the snapshot and returns its root directory. Mounting twice is success.
+func (s *Store) Mount(key string) (string, error) {
+	dir, err := s.snapDir(key)
+	if err != nil {
+		return "", err
+	}
+	snap, err := readSnapshot(dir)
+	if err != nil {
+		return "", err
+	}
+	target := filepath.Join(dir, "rootfs")
+	if mounted, err := isMounted(target); err != nil || mounted {
+		return target, err
+	}
+	lower, err := s.lower(snap.DiffIDs)
+	if err != nil {
+		return "", err
+	}
+	opts := map[string]string{"upperdir": filepath.Join(dir, "upper"), "workdir": filepath.Join(dir, "work")}
+	if err := mountOverlay(lower, opts, target, 0); err != nil {
+		return "", fmt.Errorf("mount snapshot %s: %w", key, err)
+	}
+	return target, nil
+}
+
+// MountImage mounts an image read-only at target, for image volumes.
+func (s *Store) MountImage(imageID, target string) error {
+	s.removal.RLock()
+	defer s.removal.RUnlock()
+	img, err := s.Get(imageID)
+	if err != nil {
+		return err
+	}
+	if mounted, err := isMounted(target); err != nil || mounted {
+		return err
+	}
+	lower, err := s.lower(img.DiffIDs)
+	if err != nil {
+		return err
+	}
+	empty, err := s.emptyDir()
+	if err != nil {
+		return err
+	}
+	// An overlay without an upper directory needs two lower ones.
+	if err := mountOverlay(append(lower, empty), nil, target, unix.MS_RDONLY); err != nil {
+		return fmt.Errorf("mount image %s: %w", imageID, err)
+	}
+	return nil
+}
+
+// Unmount takes the snapshot's mount away and keeps its files. Not mounted is success.
+func (s *Store) Unmount(key string) error {
+	dir, err := s.snapDir(key)
+	if err != nil {
+		return err
+	}
+	return UnmountPath(filepath.Join(dir, "rootfs"))
+}
+
+// UnmountPath detaches whatever is mounted at path. Nothing there is success.
+func UnmountPath(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		switch {
+		case err == nil:
+			continue // mounts can be stacked
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+			return nil
+		default:
+			return fmt.Errorf("unmount %s: %w", path, err)
+		}
+	}
+}
+
+// RemoveSnapshot unmounts a snapshot and deletes its files. None is success.
+func (s *Store) RemoveSnapshot(key string) error {
+	dir, err := s.snapDir(key)
+	if err != nil {
+		return err
+	}
+	if err := s.Unmount(key); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", key, err)
+	}
+	return nil
+}
+
+// Snapshots lists the keys of all snapshots, for the runtime's sweep of leftovers.
+func (s *Store) Snapshots() ([]string, error) {
+	snaps, err := s.snapshots()
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]string, len(snaps))
+	for i, snap := range snaps {
+		keys[i] = snap.Key
+	}
+	return keys, nil
+}
+
+func (s *Store) snapshots() ([]Snapshot, error) {
+	entries, err := os.ReadDir(s.path("snapshots"))
+	if err != nil {
+		return nil, fmt.Errorf("read the snapshots: %w", err)
+	}
+	out := make([]Snapshot, 0, len(entries))
+	for _, e := range entries {
+		snap, err := readSnapshot(s.path("snapshots", e.Name()))
+		if err != nil {
+			snap = Snapshot{} // half made or damaged: still listed, so that the sweep finds it
+		}
+		snap.Key = e.Name()
+		out = append(out, snap)
+	}
+	return out, nil
+}
+
+func readSnapshot(dir string) (Snapshot, error) {
+	var snap Snapshot
+	data, err := os.ReadFile(filepath.Join(dir, "snapshot.json"))
+	if err != nil {
+		return snap, fmt.Errorf("snapshot %s: %w", filepath.Base(dir), err)
+	}
+	if err := json.Unmarshal(data, &snap); err != nil {
+		return snap, fmt.Errorf("snapshot %s: %w", filepath.Base(dir), err)
+	}
+	return snap, nil
+}
+
+func (s *Store) emptyDir() (string, error) {
+	dir := s.path("empty")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("image store: %w", err)
+	}
+	return dir, nil
+}
+
+// lower returns the layers' directories, the topmost first, as overlayfs wants them.
+func (s *Store) lower(diffIDs []string) ([]string, error) {
+	if len(diffIDs) == 0 {
+		empty, err := s.emptyDir()
+		return []string{empty}, err
+	}
+	dirs := make([]string, 0, len(diffIDs))
+	seen := map[string]bool{}
+	for i := len(diffIDs) - 1; i >= 0; i-- {
+		if seen[diffIDs[i]] { // overlayfs refuses the same directory twice; the upper occurrence hides the lower
+			continue
+		}
+		seen[diffIDs[i]] = true
+		dirs = append(dirs, filepath.Join(s.layerDir(diffIDs[i]), "fs"))
+	}
+	return dirs, nil
+}
+
+// mountOverlay mounts by mount(2) where the options fit into its one page, and by the newer calls where they don't
+// (lowerdir+ takes one layer a call since Linux 6.5).
+func mountOverlay(lower []string, opts map[string]string, target string, flags uintptr) error {
+	data := "lowerdir=" + strings.Join(lower, ":")
+	for k, v := range opts {
+		data += "," + k + "=" + v
+	}
+	if len(data) < unix.Getpagesize()-1 {
+		return unix.Mount("overlay", target, "overlay", flags, data)
+	}
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("open overlayfs: %w", err)
+	}
+	defer unix.Close(fs)
+	for _, l := range lower {
+		if err := unix.FsconfigSetString(fs, "lowerdir+", l); err != nil {
+			return fmt.Errorf("%d layers need Linux 6.5 or later: %w", len(lower), err)
+		}
+	}
+	for k, v := range opts {
+		if err := unix.FsconfigSetString(fs, k, v); err != nil {
+			return fmt.Errorf("overlayfs option %s: %w", k, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return fmt.Errorf("create overlayfs: %w", err)
+	}
+	attr := 0
+	if flags&unix.MS_RDONLY != 0 {
+		attr |= unix.MOUNT_ATTR_RDONLY
+	}
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr)
+	if err != nil {
+		return fmt.Errorf("mount overlayfs: %w", err)
+	}
+	defer unix.Close(mnt)
+	return unix.MoveMount(mnt, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// isMounted compares the mount IDs of a directory and its parent: no parsing of mountinfo, which grows with the pods.
+func isMounted(path string) (bool, error) {
+	var here, up unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &here); err != nil {
+		return false, fmt.Errorf("stat %s: %w", path, err)
+	}
+	if err := unix.Statx(unix.AT_FDCWD, filepath.Dir(path), unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &up); err != nil {
+		return false, fmt.Errorf("stat %s: %w", filepath.Dir(path), err)
+	}
+	return here.Mnt_id != up.Mnt_id, nil
+}

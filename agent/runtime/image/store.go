@@ -1,0 +1,342 @@
+// Package image is the runtime's image store: it takes images from archives and registries, keeps each layer unpacked
+// once as an overlayfs lower directory, and mounts a container's root from them.
+//
+// On disk, below Config.Dir:
+//
+//	images/<config digest>.json   one record an image: names, config, layers; written atomically
+//	layers/<diff ID>/fs           an unpacked layer; renamed into place after its filesystem was synced
+//	snapshots/<key>/{upper,work,rootfs,snapshot.json}
+//	tmp/                          work in progress; emptied by Open
+//
+// A layer directory that exists under its final name is complete: it was verified against its diff ID, synced, and only
+// then renamed.
+//
+// Reads:  archives, registries, registries.yaml.
+// Writes: everything below Config.Dir, and the mounts of snapshots.
+package image
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// ErrNotFound is returned for a name or ID that no image in the store has.
+var ErrNotFound = errors.New("image not found")
+
+// ErrInUse is returned for a change to something that a mounted snapshot still needs.
+var ErrInUse = errors.New("in use")
+
+// Config tells a store where to keep its data.
+type Config struct {
+	Dir        string       // absolute; created when missing
+	Registries string       // path of registries.yaml; may be missing
+	Limits     Limits       // zero fields take defaults
+	Log        *slog.Logger // nil: slog.Default
+}
+
+// Image is what the store knows of one image. ID is the digest of its config ("sha256:…").
+type Image struct {
+	ID          string        `json:"id"`
+	RepoTags    []string      `json:"repoTags,omitempty"`
+	RepoDigests []string      `json:"repoDigests,omitempty"`
+	DiffIDs     []string      `json:"diffIDs"`
+	Size        uint64        `json:"size"` // bytes, unpacked layers and config
+	Config      ocispec.Image `json:"config"`
+	Pinned      bool          `json:"pinned,omitempty"`
+}
+
+// Store is safe for concurrent use.
+type Store struct {
+	cfg  Config
+	log  *slog.Logger
+	fsid string
+
+	mu      sync.RWMutex // guards images and the files of images/
+	images  map[string]*Image
+	layerMu keyedMutex // one unpacker a layer
+	removal sync.RWMutex
+}
+
+// Open opens the store and throws away work that a crash left half done.
+func Open(cfg Config) (*Store, error) {
+	if !filepath.IsAbs(cfg.Dir) {
+		return nil, fmt.Errorf("image store directory %q is not an absolute path", cfg.Dir)
+	}
+	cfg.Limits = cfg.Limits.withDefaults()
+	s := &Store{cfg: cfg, log: cfg.Log, images: map[string]*Image{}}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	if err := os.RemoveAll(s.path("tmp")); err != nil {
+		return nil, fmt.Errorf("empty the image store's work directory: %w", err)
+	}
+	for _, d := range []string{"images", "layers", "snapshots", "tmp"} {
+		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
+			return nil, fmt.Errorf("create the image store: %w", err)
+		}
+	}
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Store) path(elem ...string) string {
+	return filepath.Join(append([]string{s.cfg.Dir}, elem...)...)
+}
+
+// load reads every record. A record that is unreadable or whose layers are missing is set aside, not fatal: the image
+// is pulled or imported again.
+func (s *Store) load() error {
+	entries, err := os.ReadDir(s.path("images"))
+	if err != nil {
+		return fmt.Errorf("read the image store: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".json") {
+			continue
+		}
+		path := s.path("images", e.Name())
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("read the image store: %w", err)
+		}
+		img := &Image{}
+		if err = json.Unmarshal(data, img); err == nil {
+			err = s.complete(img)
+		}
+		if err != nil {
+			s.log.Warn("image record set aside: import or pull the image again", "record", path, "error", err)
+			if err := os.Rename(path, path+".bad"); err != nil {
+				return fmt.Errorf("set image record aside: %w", err)
+			}
+			continue
+		}
+		s.images[img.ID] = img
+	}
+	return nil
+}
+
+func (s *Store) complete(img *Image) error {
+	if _, err := digest.Parse(img.ID); err != nil {
+		return fmt.Errorf("image ID %q: %w", img.ID, err)
+	}
+	for _, d := range img.DiffIDs {
+		if !s.haveLayer(d) {
+			return fmt.Errorf("layer %s is missing", d)
+		}
+	}
+	return nil
+}
+
+// List returns every image, ordered by ID.
+func (s *Store) List() []Image {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := make([]Image, 0, len(s.images))
+	for _, img := range s.images {
+		out = append(out, img.clone())
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
+	return out
+}
+
+func (img *Image) clone() Image {
+	c := *img
+	c.RepoTags, c.RepoDigests = slices.Clone(img.RepoTags), slices.Clone(img.RepoDigests)
+	return c
+}
+
+// Get finds an image by ID ("sha256:…", or its hex alone), tag or digest reference. The error is ErrNotFound if there
+// is none, and another one if the reference can't be parsed.
+func (s *Store) Get(ref string) (Image, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	img, err := s.find(ref)
+	if err != nil {
+		return Image{}, err
+	}
+	return img.clone(), nil
+}
+
+func (s *Store) find(ref string) (*Image, error) {
+	if img, ok := s.images[ref]; ok {
+		return img, nil
+	}
+	if img, ok := s.images["sha256:"+ref]; ok {
+		return img, nil
+	}
+	if strings.HasPrefix(ref, "sha256:") {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, ref)
+	}
+	name, err := Normalize(ref)
+	if err != nil {
+		return nil, err
+	}
+	for _, img := range s.images {
+		if slices.Contains(img.RepoTags, name) || slices.Contains(img.RepoDigests, name) {
+			return img, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: %s", ErrNotFound, name)
+}
+
+// Normalize spells a reference out in full: "busybox" becomes "docker.io/library/busybox:latest". A reference with both
+// tag and digest keeps the digest alone, as every runtime does.
+func Normalize(ref string) (string, error) {
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return "", fmt.Errorf("image reference %q: %w", ref, err)
+	}
+	return named.String(), nil
+}
+
+// put records an image under a name. A tag that another image had moves over.
+func (s *Store) put(img Image, names ...string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	cur, ok := s.images[img.ID]
+	if !ok {
+		cur = &img
+	} else {
+		c := cur.clone()
+		cur = &c
+	}
+	for _, n := range names {
+		list := &cur.RepoTags
+		if strings.Contains(n, "@") {
+			list = &cur.RepoDigests
+		}
+		if !slices.Contains(*list, n) {
+			*list = append(*list, n)
+		}
+	}
+	if err := s.write(cur); err != nil {
+		return err
+	}
+	s.images[img.ID] = cur
+	for _, other := range s.images {
+		if other.ID == img.ID {
+			continue
+		}
+		kept := slices.DeleteFunc(slices.Clone(other.RepoTags), func(t string) bool { return slices.Contains(names, t) })
+		if len(kept) == len(other.RepoTags) {
+			continue
+		}
+		moved := other.clone()
+		moved.RepoTags = kept
+		if err := s.write(&moved); err != nil {
+			return err
+		}
+		s.images[moved.ID] = &moved
+	}
+	return nil
+}
+
+func (s *Store) recordPath(id string) string {
+	return s.path("images", strings.TrimPrefix(id, "sha256:")+".json")
+}
+
+func (s *Store) write(img *Image) error {
+	data, err := json.Marshal(img)
+	if err != nil {
+		return fmt.Errorf("encode image record: %w", err)
+	}
+	return writeFileAtomic(s.recordPath(img.ID), data)
+}
+
+// Remove takes an image away, by ID or by any of its names, with every name it has; layers that no other image or
+// snapshot needs go too. An image that isn't there is success.
+func (s *Store) Remove(ref string) error {
+	s.removal.Lock() // no import or mount may rely on a layer that is being collected
+	defer s.removal.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	img, err := s.find(ref)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(s.recordPath(img.ID)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove image record: %w", err)
+	}
+	delete(s.images, img.ID)
+	return s.collectLayers()
+}
+
+// Untag takes one name away; the image itself goes with its last name.
+func (s *Store) Untag(ref string) error {
+	name, err := Normalize(ref)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	img, err := s.find(name)
+	if err == nil && len(img.RepoTags)+len(img.RepoDigests) > 1 {
+		defer s.mu.Unlock()
+		c := img.clone()
+		drop := func(n string) bool { return n == name }
+		c.RepoTags, c.RepoDigests = slices.DeleteFunc(c.RepoTags, drop), slices.DeleteFunc(c.RepoDigests, drop)
+		if err := s.write(&c); err != nil {
+			return err
+		}
+		s.images[c.ID] = &c
+		return nil
+	}
+	s.mu.Unlock()
+	return s.Remove(ref)
+}
+
+// collectLayers removes layers that nothing refers to. Called with removal and mu held.
+func (s *Store) collectLayers() error {
+	used := map[string]bool{}
+	for _, img := range s.images {
+		for _, d := range img.DiffIDs {
+			used[d] = true
+		}
+	}
+	snaps, err := s.snapshots()
+	if err != nil {
+		return err
+	}
+	for _, snap := range snaps {
+		for _, d := range snap.DiffIDs {
+			used[d] = true
+		}
+	}
+	entries, err := os.ReadDir(s.path("layers"))
+	if err != nil {
+		return fmt.Errorf("read the layers: %w", err)
+	}
+	for _, e := range entries {
+		if used["sha256:"+e.Name()] {
+			continue
+		}
+		// Renamed first: a crash must not leave half a layer under its final name.
+		gone, err := os.MkdirTemp(s.path("tmp"), "gone-")
+		if err != nil {
+			return fmt.Errorf("remove layer: %w", err)
+		}
+		if err := os.Rename(s.path("layers", e.Name()), filepath.Join(gone, "layer")); err != nil {
+			return fmt.Errorf("remove layer: %w", err)
+		}
+		if err := os.RemoveAll(gone); err != nil {
+			return fmt.Errorf("remove layer: %w", err)
+		}
+	}
+	return nil
+}
