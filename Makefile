@@ -1,0 +1,66 @@
+# Mote's build. `make help` lists the targets.
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+BIN     ?= bin
+VERSION ?= $(shell cat VERSION)
+COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/mote-edge/mote/internal/version.Version=$(VERSION) -X github.com/mote-edge/mote/internal/version.Commit=$(COMMIT)
+PURE    := mote mote-agent mote-hold mote-cni
+TAGS    := netgo,osusergo
+TOOLS   := $(CURDIR)/$(BIN)/tools
+# The packages without the API server libraries run under the race detector; with them a race build costs minutes.
+PLAIN   := ./controlplane/... ./cmd/...
+RACE    := ./agent/... ./cni/... ./proxy/... ./internal/...
+
+.PHONY: help deps build cross run stop test lint fmt e2e lab bench conformance clean
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+deps: ## install the Debian packages that build, run and tests need (root), or name them
+	@hack/deps
+
+build: deps ## static programs into bin/, for this machine
+	@for p in $(PURE); do CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/$$p ./cmd/$$p; done
+	@# libcontainer's first steps and libseccomp are C: static, so that the program runs on any Linux
+	@CGO_ENABLED=1 go build -trimpath -tags $(TAGS),seccomp -ldflags '$(LDFLAGS) -linkmode external -extldflags "-static"' -o $(BIN)/mote-runtime ./cmd/mote-runtime
+	@ls -l $(BIN)/mote*
+
+cross: ## programs for arm64 and armv7 into bin/<arch>/ (mote-runtime needs a C cross compiler: see hack/cross)
+	@hack/cross '$(TAGS)' '$(LDFLAGS)'
+
+run: build ## start a cluster on this machine, deploy the example, show how to reach it (root)
+	@hack/run
+
+stop: ## stop the cluster that `make run` started and remove what it left (root)
+	@$(BIN)/mote uninstall --yes
+
+test: deps ## all tests (root: many make their own namespaces, mounts and cgroups)
+	@hack/test '$(RACE)' '$(PLAIN)'
+
+lint: ## golangci-lint with the explicit list of .golangci.yml
+	@test -x $(TOOLS)/golangci-lint || GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	@$(TOOLS)/golangci-lint run --timeout 20m ./...
+
+fmt: ## gofumpt over the tree
+	@test -x $(TOOLS)/gofumpt || GOBIN=$(TOOLS) go install mvdan.cc/gofumpt@v0.12.0
+	@$(TOOLS)/gofumpt -w -extra $$(git ls-files '*.go' ':!test/conformance')
+
+e2e: build ## end-to-end tests on a lab of nodes in network namespaces (root)
+	@go test -count=1 -timeout 30m ./test/e2e/...
+
+lab: build ## a two-worker cluster in network namespaces on this machine (root); `make lab-down` ends it
+	@test/lab/lab up
+
+lab-down: ## end the lab
+	@test/lab/lab down
+
+bench: build ## memory, start-up and latency on this machine (root)
+	@go test -count=1 -timeout 30m -run '^$$' -bench . ./test/bench/...
+
+conformance: build ## upstream's conformance suite against the lab (root, long); FOCUS and PROCS narrow it
+	@test/conformance/run
+
+clean: ## remove what the build made
+	@rm -rf $(BIN)
