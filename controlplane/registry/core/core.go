@@ -1,0 +1,56 @@
+// Package core holds the resources of the core group, v1: pods, nodes,
+// services, configuration, volumes, events and namespaces, with the
+// subresources that make them move (binding, eviction, logs, exec, scale, …).
+//
+// Reads: the objects it serves, from etcd through the generic stores; the node
+// agents' logs and streams through resource.Kubelets.
+// Writes: the objects it serves; the cluster addresses and node ports of Services.
+package core
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/mote-edge/mote/controlplane/registry/resource"
+)
+
+// Storages builds everything of the core group.
+func Storages(c *resource.Config) (resource.Storages, error) {
+	to := resource.Storages{}
+	err := resource.AddAll(c.Options, to,
+		&configMaps, &secrets, &serviceAccounts, &limitRanges, &resourceQuotas, &podTemplates,
+		&nodes, &services)
+	if err != nil {
+		return nil, err
+	}
+	if err := addNamespaces(c, to); err != nil {
+		return nil, err
+	}
+	if err := addPods(c, to); err != nil {
+		return nil, err
+	}
+	return to, nil
+}
+
+func addPods(c *resource.Config, to resource.Storages) error {
+	r, status, err := pods.Build(c.Options)
+	if err != nil {
+		return err
+	}
+	binding := &podBinding{store: r.Store}
+	to["pods"] = r
+	to["pods/status"] = status
+	to["pods/binding"] = binding
+	to["bindings"] = &bindings{binding}
+	return nil
+}
+
+func sortedNames(list corev1.ResourceList) []corev1.ResourceName {
+	names := make([]corev1.ResourceName, 0, len(list))
+	for n := range list {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
