@@ -3,6 +3,7 @@ package controllers
 import (
 	"fmt"
 
+	"github.com/mote-edge/mote/controlplane/controllers/deployment"
 	"github.com/mote-edge/mote/controlplane/controllers/replicaset"
 )
 
@@ -23,6 +24,10 @@ func workloads(cfg Config) ([]entry, error) {
 	{
 		c, err := replicaset.NewReplication(cfg.Client, cfg.Informers, cfg.Recorder("replication-controller"))
 		add("replicationcontroller", c, err)
+	}
+	{
+		c, err := deployment.New(cfg.Client, cfg.Informers, cfg.Recorder("deployment-controller"))
+		add("deployment", c, err)
 	}
 	if failed != nil {
 		return nil, failed

@@ -91,9 +91,10 @@ func Watch(inf cache.SharedIndexInformer, h Handlers) error {
 		},
 		UpdateFunc: func(old, cur any) {
 			o, m := object(old), object(cur)
-			if o != nil && m != nil && o.GetResourceVersion() != m.GetResourceVersion() {
-				h.changed(o, m)
+			if o == nil || m == nil || (m.GetResourceVersion() != "" && o.GetResourceVersion() == m.GetResourceVersion()) {
+				return // the same version comes again when the cache is listed anew
 			}
+			h.changed(o, m)
 		},
 		DeleteFunc: func(obj any) {
 			m := object(obj)

@@ -76,6 +76,7 @@ func TestScalesUpAndDownAndHeals(t *testing.T) {
 	rs, two := e.set(), int32(2)
 	rs.Spec.Replicas = &two
 	rs.Generation++
+	rs.ResourceVersion = "" // take any
 	if _, err := e.Client.AppsV1().ReplicaSets("default").Update(context.Background(), rs, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +109,6 @@ func TestAdoptsAndReleases(t *testing.T) {
 	}
 	p := get("orphan")
 	p.Labels["app"] = "debug"
-	p.ResourceVersion = "77"
 	if _, err := e.Client.CoreV1().Pods("default").Update(context.Background(), p, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}

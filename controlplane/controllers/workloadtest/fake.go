@@ -6,12 +6,16 @@ package workloadtest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"reflect"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -29,6 +33,7 @@ type Cluster struct {
 	Informers informers.SharedInformerFactory
 	Recorder  *record.FakeRecorder
 	serial    atomic.Int64
+	mu        sync.Mutex
 }
 
 // New makes a cluster that holds the given objects.
@@ -45,8 +50,92 @@ func New(t testing.TB, objs ...runtime.Object) *Cluster {
 		}
 		return false, nil, nil
 	})
+	c.Client.PrependReactor("update", "*", c.update)
+	c.Client.PrependReactor("patch", "*", c.patch)
 	c.Informers = informers.NewSharedInformerFactory(c.Client, 0)
 	return c
+}
+
+// update keeps spec and status apart, refuses a stale resourceVersion and gives out new ones.
+func (c *Cluster) update(a kubetesting.Action) (bool, runtime.Object, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	obj := a.(kubetesting.UpdateAction).GetObject().DeepCopyObject() //nolint:forcetypeassert // it is one
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return true, nil, err
+	}
+	cur, err := c.Client.Tracker().Get(a.GetResource(), a.GetNamespace(), m.GetName())
+	if err != nil {
+		return true, nil, err
+	}
+	if err := conflict(a, cur, m.GetResourceVersion()); err != nil {
+		return true, nil, err
+	}
+	next := obj
+	if a.GetSubresource() == "status" {
+		next = cur.DeepCopyObject()
+		copyField(next, obj, "Status")
+		n, _ := meta.Accessor(next)
+		n.SetAnnotations(m.GetAnnotations())
+		n.SetLabels(m.GetLabels())
+	} else {
+		copyField(next, cur, "Status")
+	}
+	return true, next, c.store(a, next)
+}
+
+// patch lets the fake apply a patch, after checking the resourceVersion in it.
+func (c *Cluster) patch(a kubetesting.Action) (bool, runtime.Object, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := a.(kubetesting.PatchAction) //nolint:forcetypeassert // it is one
+	var in struct {
+		Metadata struct{ ResourceVersion string }
+	}
+	if err := json.Unmarshal(p.GetPatch(), &in); err != nil {
+		return true, nil, err
+	}
+	cur, err := c.Client.Tracker().Get(a.GetResource(), a.GetNamespace(), p.GetName())
+	if err != nil {
+		return true, nil, err
+	}
+	if err := conflict(a, cur, in.Metadata.ResourceVersion); err != nil {
+		return true, nil, err
+	}
+	_, next, err := kubetesting.ObjectReaction(c.Client.Tracker())(a)
+	if err != nil {
+		return true, nil, err
+	}
+	next = next.DeepCopyObject()
+	return true, next, c.store(a, next)
+}
+
+func conflict(a kubetesting.Action, cur runtime.Object, version string) error {
+	m, err := meta.Accessor(cur)
+	if err != nil {
+		return err
+	}
+	if version != "" && version != m.GetResourceVersion() {
+		return apierrors.NewConflict(a.GetResource().GroupResource(), m.GetName(), fmt.Errorf("is at %s, not %s", m.GetResourceVersion(), version))
+	}
+	return nil
+}
+
+func (c *Cluster) store(a kubetesting.Action, obj runtime.Object) error {
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return err
+	}
+	m.SetResourceVersion(fmt.Sprint(c.serial.Add(1)))
+	return c.Client.Tracker().Update(a.GetResource(), obj, a.GetNamespace())
+}
+
+func copyField(to, from runtime.Object, name string) {
+	f := reflect.ValueOf(from).Elem().FieldByName(name)
+	if f.IsValid() {
+		reflect.ValueOf(to).Elem().FieldByName(name).Set(f)
+	}
 }
 
 // prepare does what an API server does to a new object.
@@ -68,6 +157,7 @@ func (c *Cluster) prepare(o runtime.Object) {
 	if m.GetGeneration() == 0 {
 		m.SetGeneration(1)
 	}
+	m.SetResourceVersion(fmt.Sprint(n))
 	if m.GetNamespace() == "" {
 		m.SetNamespace("default")
 	}
@@ -117,7 +207,6 @@ func (c *Cluster) SetReady(name string, ready bool) {
 		c.T.Fatal(err)
 	}
 	p.Status = ReadyStatus(ready, time.Now())
-	p.ResourceVersion = fmt.Sprint(c.serial.Add(1))
 	if _, err := c.Client.CoreV1().Pods("default").UpdateStatus(context.Background(), p, metav1.UpdateOptions{}); err != nil {
 		c.T.Fatal(err)
 	}
