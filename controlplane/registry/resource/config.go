@@ -130,3 +130,12 @@ func AddAll(options generic.RESTOptionsGetter, to Storages, builders ...Builder)
 	}
 	return nil
 }
+
+// AddScaled is Add with a scale subresource.
+func AddScaled[T Object](d *Descriptor[T], options generic.RESTOptionsGetter, to Storages, s Scale[T]) error {
+	if err := d.Add(options, to); err != nil {
+		return err
+	}
+	to[d.Plural+"/scale"] = ScaleOf(d, to[d.Plural].(*REST).Store, s)
+	return nil
+}

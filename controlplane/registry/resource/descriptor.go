@@ -34,9 +34,11 @@ type Object interface {
 // common case, so a plain resource needs GV, the names, New, NewList and
 // Columns only.
 type Descriptor[T Object] struct {
-	GV       schema.GroupVersion
-	Plural   string
-	Singular string
+	GV schema.GroupVersion
+	// AlsoVersions are further versions that serve the same storage.
+	AlsoVersions []string
+	Plural       string
+	Singular     string
 	// Cluster is true for a resource without namespaces.
 	Cluster    bool
 	ShortNames []string

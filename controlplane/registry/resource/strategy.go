@@ -183,7 +183,12 @@ func resetFields[T Object](d *Descriptor[T], paths []fieldpath.Path) map[fieldpa
 	if len(paths) == 0 {
 		return nil
 	}
-	return map[fieldpath.APIVersion]*fieldpath.Set{fieldpath.APIVersion(d.GV.String()): fieldpath.NewSet(paths...)}
+	set := fieldpath.NewSet(paths...)
+	sets := map[fieldpath.APIVersion]*fieldpath.Set{fieldpath.APIVersion(d.GV.String()): set}
+	for _, v := range d.AlsoVersions {
+		sets[fieldpath.APIVersion(d.GV.Group+"/"+v)] = set
+	}
+	return sets
 }
 
 var (
