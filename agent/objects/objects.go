@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -75,8 +76,8 @@ type entry struct {
 	err    error         // the last failure, until the first success
 }
 
-// New returns an empty cache. notify is told of every change of a followed object, with those who follow it; it must
-// not block.
+// New returns an empty cache. notify is told of every change of a followed object after the first answer about it, with
+// those who follow it; it must not block.
 func New(source Source, notify func(Ref, []types.UID)) *Cache {
 	ctx, stop := context.WithCancel(context.Background())
 	return &Cache{source: source, notify: notify, ctx: ctx, stop: stop, entries: map[Ref]*entry{}, owners: map[types.UID]map[Ref]bool{}}
@@ -173,7 +174,8 @@ func found(ref Ref, obj Object, err error) (Object, error) {
 	case err != nil:
 		return nil, err
 	case obj == nil:
-		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: string(ref.Kind)}, ref.Name)
+		// In the singular, as kubelets word it in their events.
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: strings.TrimSuffix(string(ref.Kind), "s")}, ref.Name)
 	}
 	return obj, nil
 }
@@ -284,7 +286,7 @@ func (c *Cache) set(ref Ref, e *entry, obj Object) {
 		owners = append(owners, owner)
 	}
 	c.mu.Unlock()
-	if changed || first {
+	if changed && !first { // who waits for the first answer gets it by asking
 		c.notify(ref, owners)
 	}
 }

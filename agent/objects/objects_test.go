@@ -106,7 +106,6 @@ func TestSharedWatchLivesWhileFollowed(t *testing.T) {
 	c.Follow("pod2", []Ref{ref})
 	c.Follow("pod2", []Ref{ref})
 	eventually(t, "one watch for two pods", func() bool { return s.watching(ref) == 1 })
-	<-told
 	s.put(ref, configMap("a", "2"))
 	if owners := <-told; len(owners) != 2 {
 		t.Errorf("a change was told to %v", owners)
@@ -129,7 +128,7 @@ func TestUnfollowedIsReadOnce(t *testing.T) {
 	s := newServer()
 	c := New(s, func(Ref, []types.UID) { t.Error("nobody follows anything") })
 	defer c.Close()
-	if _, err := c.Secret(t.Context(), "ns", "none"); !apierrors.IsNotFound(err) || err.Error() != `secrets "none" not found` {
+	if _, err := c.Secret(t.Context(), "ns", "none"); !apierrors.IsNotFound(err) || err.Error() != `secret "none" not found` {
 		t.Errorf("missing secret: %v", err)
 	}
 	if c.Followed() != 0 {
@@ -146,7 +145,6 @@ func TestMissingObjectAppears(t *testing.T) {
 	if _, err := c.ConfigMap(t.Context(), "ns", "late"); !apierrors.IsNotFound(err) {
 		t.Fatalf("before: %v", err)
 	}
-	<-told
 	eventually(t, "watch", func() bool { return s.watching(ref) == 1 })
 	s.put(ref, configMap("late", "1"))
 	<-told

@@ -1,0 +1,78 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// ensureMemoryDir makes a directory that never reaches a disk: as it is, if it stands in a tmpfs, else with one of its own.
+func ensureMemoryDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return fmt.Errorf("directory of secret volumes: %w", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("directory of secret volumes %s: %w", dir, err)
+	}
+	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC {
+		return nil
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0750"); err != nil {
+		return fmt.Errorf("mount tmpfs on %s for secret volumes: %w", dir, err)
+	}
+	return nil
+}
+
+// isMount tells whether a file system is mounted right here, without following a last link.
+func isMount(path string) (bool, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st); err != nil {
+		return false, &fs.PathError{Op: "statx", Path: path, Err: err}
+	}
+	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return false, errors.New("this kernel can't tell mount points (needs Linux 5.8 or newer)")
+	}
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
+// removeTree removes a directory with everything in it, unmounting what is mounted there. It never goes into a mounted
+// file system: what a volume shows of the host stays untouched. Not found is success.
+func removeTree(path string) error {
+	for {
+		is, err := isMount(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !is {
+			break
+		}
+		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return &fs.PathError{Op: "unmount", Path: path, Err: err}
+		}
+	}
+	err := os.Remove(path)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	entries, readErr := os.ReadDir(path)
+	if readErr != nil {
+		return err // not a directory, or one that can't be read: the first failure tells more
+	}
+	for _, e := range entries {
+		if err := removeTree(filepath.Join(path, e.Name())); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
