@@ -15,11 +15,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
-
-	"github.com/mote-edge/mote/controlplane/informer"
 )
 
 // cluster is a scheduler at work on client-go's fake API, which here also understands bindings.
@@ -52,7 +51,7 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 		p.Spec.NodeName = b.Target.Name
 		return true, b, client.Tracker().Update(gvr, p, b.Namespace)
 	})
-	s, err := New(Config{Client: client, Informers: informer.NewFactory(client), Recorder: c.events})
+	s, err := New(Config{Client: client, Informers: informers.NewSharedInformerFactory(client, 0), Recorder: c.events})
 	if err != nil {
 		t.Fatal(err)
 	}
