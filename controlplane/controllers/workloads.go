@@ -4,6 +4,9 @@ import (
 	"fmt"
 
 	"github.com/mote-edge/mote/controlplane/controllers/deployment"
+	"github.com/mote-edge/mote/controlplane/controllers/endpoints"
+	"github.com/mote-edge/mote/controlplane/controllers/endpointslice"
+	"github.com/mote-edge/mote/controlplane/controllers/endpointslicemirroring"
 	"github.com/mote-edge/mote/controlplane/controllers/replicaset"
 )
 
@@ -28,6 +31,18 @@ func workloads(cfg Config) ([]entry, error) {
 	{
 		c, err := deployment.New(cfg.Client, cfg.Informers, cfg.Recorder("deployment-controller"))
 		add("deployment", c, err)
+	}
+	{
+		c, err := endpointslice.New(cfg.Client, cfg.Informers, cfg.Recorder("endpoint-slice-controller"))
+		add("endpointslice", c, err)
+	}
+	{
+		c, err := endpoints.New(cfg.Client, cfg.Informers, cfg.Recorder("endpoint-controller"))
+		add("endpoints", c, err)
+	}
+	{
+		c, err := endpointslicemirroring.New(cfg.Client, cfg.Informers, cfg.Recorder("endpoint-slice-mirroring-controller"))
+		add("endpointslicemirroring", c, err)
 	}
 	if failed != nil {
 		return nil, failed

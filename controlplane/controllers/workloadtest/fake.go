@@ -158,7 +158,7 @@ func (c *Cluster) prepare(o runtime.Object) {
 		m.SetGeneration(1)
 	}
 	m.SetResourceVersion(fmt.Sprint(n))
-	if m.GetNamespace() == "" {
+	if _, node := o.(*corev1.Node); m.GetNamespace() == "" && !node {
 		m.SetNamespace("default")
 	}
 }
