@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -81,8 +82,25 @@ func (c *Cluster) update(a kubetesting.Action) (bool, runtime.Object, error) {
 		n.SetLabels(m.GetLabels())
 	} else {
 		copyField(next, cur, "Status")
+		bump(next, cur)
 	}
 	return true, next, c.store(a, next)
+}
+
+// bump raises the generation if the spec changed, or for kinds without a spec, always.
+func bump(next, cur runtime.Object) {
+	n, err := meta.Accessor(next)
+	if err != nil {
+		return
+	}
+	c, err := meta.Accessor(cur)
+	if err != nil {
+		return
+	}
+	was, is := reflect.ValueOf(cur).Elem().FieldByName("Spec"), reflect.ValueOf(next).Elem().FieldByName("Spec")
+	if !is.IsValid() || !equality.Semantic.DeepEqual(was.Interface(), is.Interface()) {
+		n.SetGeneration(c.GetGeneration() + 1)
+	}
 }
 
 // patch lets the fake apply a patch, after checking the resourceVersion in it.
@@ -108,6 +126,7 @@ func (c *Cluster) patch(a kubetesting.Action) (bool, runtime.Object, error) {
 		return true, nil, err
 	}
 	next = next.DeepCopyObject()
+	bump(next, cur)
 	return true, next, c.store(a, next)
 }
 
