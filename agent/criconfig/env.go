@@ -17,6 +17,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/mote-edge/mote/agent/downward"
 )
 
 // Objects reads what environments refer to. Not found is the API's own error.
@@ -133,7 +135,13 @@ func envValue(ctx context.Context, in EnvInput, from *corev1.EnvVarSource) (valu
 		value, err = Field(in.Pod, in.Facts, from.FieldRef.FieldPath)
 		return value, true, err
 	case from.ResourceFieldRef != nil:
-		value, err = Resource(in.Pod, in.Container, in.Facts, from.ResourceFieldRef)
+		c := in.Container
+		if name := from.ResourceFieldRef.ContainerName; name != "" && name != c.Name {
+			if c, err = downward.Container(in.Pod, name); err != nil {
+				return "", false, err
+			}
+		}
+		value, err = downward.Resource(from.ResourceFieldRef, in.Pod, c, in.Facts.Allocatable)
 		return value, true, err
 	case from.ConfigMapKeyRef != nil:
 		ref := from.ConfigMapKeyRef
