@@ -82,6 +82,10 @@ func (c *Cluster) update(a kubetesting.Action) (bool, runtime.Object, error) {
 		n.SetLabels(m.GetLabels())
 	} else {
 		copyField(next, cur, "Status")
+		c, _ := meta.Accessor(cur)
+		m.SetUID(c.GetUID())
+		m.SetCreationTimestamp(c.GetCreationTimestamp())
+		m.SetGeneration(c.GetGeneration())
 		bump(next, cur)
 	}
 	return true, next, c.store(a, next)
