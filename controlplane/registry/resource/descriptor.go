@@ -161,3 +161,6 @@ func (d *Descriptor[T]) predicate(label labels.Selector, field fields.Selector) 
 	}
 	return p
 }
+
+// UpdateCheck validates a change of an object.
+type UpdateCheck[T Object] func(obj, old T) field.ErrorList

@@ -151,7 +151,7 @@ func (c untyped) Encode(obj runtime.Object, w io.Writer) error { return c.Codec.
 
 // Subresource makes another update-only subresource: its own prepare and
 // validate over the same store, and d.ResetStatusFields as what it resets.
-func (d *Descriptor[T]) Subresource(store *genericregistry.Store, prepare func(context.Context, T, T), validate func(T, T) field.ErrorList) *Status {
+func (d *Descriptor[T]) Subresource(store *genericregistry.Store, prepare func(context.Context, T, T), validate UpdateCheck[T]) *Status {
 	sub := *d
 	return NewStatus(store, subStrategy[T]{
 		statusStrategy: statusStrategy[T]{newStrategy(&sub)}, prepare: prepare, validate: validate,
@@ -161,7 +161,7 @@ func (d *Descriptor[T]) Subresource(store *genericregistry.Store, prepare func(c
 type subStrategy[T Object] struct {
 	statusStrategy[T]
 	prepare  func(context.Context, T, T)
-	validate func(T, T) field.ErrorList
+	validate UpdateCheck[T]
 }
 
 func (s subStrategy[T]) PrepareForUpdate(ctx context.Context, o, old runtime.Object) {
