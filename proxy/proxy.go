@@ -1,0 +1,232 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/mote-edge/mote/internal/iptables"
+	"github.com/mote-edge/mote/internal/kubeclient"
+	"github.com/mote-edge/mote/proxy/rules"
+	"github.com/mote-edge/mote/proxy/snapshot"
+)
+
+// Config says what the proxy serves, and where.
+type Config struct {
+	Client   *kubeclient.Client
+	NodeName string
+	// ClusterCIDR is the range of all pods, ServiceCIDR that of cluster IPs.
+	ClusterCIDR, ServiceCIDR netip.Prefix
+	// DNSAddress is the cluster DNS address, answered on every node. The zero value turns cluster DNS off.
+	DNSAddress netip.Addr
+	// ClusterDomain is the DNS suffix of the cluster; "cluster.local" if empty.
+	ClusterDomain string
+	// ResolvConf names the file with the servers that other names are asked of; "/etc/resolv.conf" if empty.
+	ResolvConf string
+	// MinInterval is the least time between two rule changes; 100 ms if 0.
+	MinInterval time.Duration
+	// OnNodes, if set, is told all nodes whenever one changed, and again after an error, until it succeeds: the place
+	// to keep routes to the other nodes' pods.
+	OnNodes func(ctx context.Context, nodes []*snapshot.Node) error
+}
+
+// Validate reports the first field that cannot be used.
+func (c *Config) Validate() error {
+	switch {
+	case c.Client == nil:
+		return errors.New("service proxy: no API client")
+	case c.NodeName == "":
+		return errors.New("service proxy: no node name")
+	case !c.ClusterCIDR.IsValid() || !c.ClusterCIDR.Addr().Is4():
+		return fmt.Errorf("service proxy: cluster CIDR %s is not an IPv4 range: set --cluster-cidr, as in 10.42.0.0/16", c.ClusterCIDR)
+	case !c.ServiceCIDR.IsValid() || !c.ServiceCIDR.Addr().Is4():
+		return fmt.Errorf("service proxy: service CIDR %s is not an IPv4 range: set --service-cidr, as in 10.43.0.0/16", c.ServiceCIDR)
+	case c.DNSAddress.IsValid() && !c.ServiceCIDR.Contains(c.DNSAddress):
+		return fmt.Errorf("cluster DNS: address %s is outside of the service CIDR %s: set --cluster-dns to an address in it", c.DNSAddress, c.ServiceCIDR)
+	}
+	return nil
+}
+
+// Proxy is the service proxy of one node.
+type Proxy struct {
+	cfg   Config
+	store *snapshot.Store
+
+	mu    sync.Mutex
+	dirty map[snapshot.Name]struct{}
+	nodes bool
+	wake  chan struct{}
+}
+
+// New returns a proxy that does nothing until Run.
+func New(cfg Config) (*Proxy, error) {
+	if cfg.ClusterDomain == "" {
+		cfg.ClusterDomain = "cluster.local"
+	}
+	if cfg.ResolvConf == "" {
+		cfg.ResolvConf = "/etc/resolv.conf"
+	}
+	if cfg.MinInterval == 0 {
+		cfg.MinInterval = 100 * time.Millisecond
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	p := &Proxy{cfg: cfg, store: snapshot.NewStore(cfg.NodeName), dirty: map[snapshot.Name]struct{}{}, wake: make(chan struct{}, 1)}
+	p.store.OnChange(p.changed)
+	return p, nil
+}
+
+// Run serves until ctx ends. A failure to set rules is logged and retried with back-off, for as long as it takes: the
+// node's other work goes on.
+func (p *Proxy) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { snapshot.Watch(ctx, p.cfg.Client, p.store) })
+	if p.cfg.DNSAddress.IsValid() {
+		wg.Go(func() { p.runDNS(ctx) })
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-p.store.Ready():
+	}
+	p.loop(ctx)
+	return nil
+}
+
+// changed notes what to look at again.
+func (p *Proxy) changed(services []snapshot.Name, nodes bool) {
+	p.mu.Lock()
+	for _, n := range services {
+		p.dirty[n] = struct{}{}
+	}
+	p.nodes = p.nodes || nodes
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+func (p *Proxy) take() (dirty map[snapshot.Name]struct{}, nodes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	dirty, nodes = p.dirty, p.nodes
+	p.dirty, p.nodes = map[snapshot.Name]struct{}{}, false
+	return dirty, nodes
+}
+
+// Back-off of the rules after a failure.
+const (
+	retryFirst = time.Second
+	retryMost  = 30 * time.Second
+)
+
+func (p *Proxy) loop(ctx context.Context) {
+	var s *syncer
+	defer func() {
+		if s != nil {
+			s.health.close()
+		}
+	}()
+	retry := time.Duration(0)
+	for {
+		started := time.Now()
+		dirty, nodes := p.take()
+		err := func() error {
+			if s == nil {
+				run, err := iptables.Find()
+				if err != nil {
+					return err
+				}
+				s = p.newSyncer(run)
+			}
+			return errors.Join(s.sync(ctx, dirty), p.syncNodes(ctx, nodes))
+		}()
+		pause := p.cfg.MinInterval - time.Since(started)
+		if err != nil && ctx.Err() == nil {
+			retry = min(max(2*retry, retryFirst), retryMost)
+			pause = retry
+			slog.ErrorContext(ctx, "services may not be reachable from this node: rules or routes are not set", "error", err, "retryIn", retry)
+			names := make([]snapshot.Name, 0, len(dirty))
+			for n := range dirty {
+				names = append(names, n)
+			}
+			p.changed(names, nodes) // wakes the loop after the pause
+		} else {
+			retry = 0
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+		}
+	}
+}
+
+func (p *Proxy) newSyncer(program ruleProgram) *syncer {
+	cfg := rules.Config{ClusterCIDR: p.cfg.ClusterCIDR, ServiceCIDR: p.cfg.ServiceCIDR}
+	if p.cfg.DNSAddress.IsValid() {
+		cfg.LocalVIPs = append(cfg.LocalVIPs, p.cfg.DNSAddress)
+	}
+	return newSyncer(cfg, p.cfg.NodeName, p.store, program)
+}
+
+func (p *Proxy) syncNodes(ctx context.Context, changed bool) error {
+	if !changed || p.cfg.OnNodes == nil {
+		return nil
+	}
+	return p.cfg.OnNodes(ctx, p.store.Nodes())
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// Cleanup takes away all rules of the proxy and the cluster DNS address. What is not there is not an error.
+func Cleanup(ctx context.Context, dnsAddress netip.Addr) error {
+	return errors.Join(cleanupRules(ctx), releaseDNSAddress(dnsAddress))
+}
+
+func cleanupRules(ctx context.Context) error {
+	run, err := iptables.Find()
+	if errors.Is(err, iptables.ErrNotInstalled) {
+		return nil // then there are no rules of ours either
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, table := range []string{"nat", "filter"} {
+		have, err := run.Save(ctx, table)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if lines := have.Remove(rules.OwnChain); lines != "" {
+			errs = append(errs, run.Restore(ctx, []byte("*"+table+"\n"+lines+"COMMIT\n")))
+		}
+	}
+	return errors.Join(errs...)
+}
