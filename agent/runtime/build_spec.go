@@ -1,0 +1,229 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/runtime/image"
+	"github.com/mote-edge/mote/agent/runtime/spec"
+)
+
+type specPurpose bool
+
+const (
+	specDraft specPurpose = false // to find errors; touches nothing
+	specFinal specPurpose = true  // to start: sources are made and mounted
+)
+
+// buildSpec gathers what the pure builder needs to know and calls it.
+func (s *Service) buildSpec(sb *sandbox, c *container, img image.Image, purpose specPurpose) (*specs.Spec, error) {
+	root, err := s.cfg.Images.Mount(c.rec.ID)
+	if err != nil {
+		return nil, err
+	}
+	sc := c.config.GetLinux().GetSecurityContext()
+	in := spec.Input{
+		Host: s.host, Sandbox: sb.config, Container: c.config, Image: img.Config.Config, Rootfs: root,
+		User: spec.User{UID: c.rec.UID, GID: c.rec.GID, Groups: c.rec.Groups}, CgroupPath: c.rec.Cgroup,
+	}
+	if in.Namespaces, err = s.namespacesFor(sb, c); err != nil {
+		return nil, err
+	}
+	if in.Files, err = s.filesFor(sb, sc.GetNamespaceOptions()); err != nil {
+		return nil, err
+	}
+	for _, m := range c.config.GetMounts() {
+		resolved, err := s.resolveMount(c, m, purpose)
+		if err != nil {
+			return nil, err
+		}
+		in.Mounts = append(in.Mounts, resolved)
+	}
+	in.DeviceMode = map[string]string{}
+	for _, d := range c.config.GetDevices() {
+		found, err := findDevices(d.HostPath, d.ContainerPath)
+		if err != nil {
+			return nil, fmt.Errorf("device %q: %w", d.HostPath, err)
+		}
+		for _, each := range found {
+			in.DeviceMode[each.Path] = d.Permissions
+		}
+		in.Devices = append(in.Devices, found...)
+	}
+	if sc.GetPrivileged() {
+		if in.HostDevs, err = findDevices("/dev", "/dev"); err != nil {
+			return nil, fmt.Errorf("host devices: %w", err)
+		}
+	}
+	if len(c.config.GetCDIDevices()) > 0 {
+		return nil, fmt.Errorf("CDI devices are not supported by this runtime yet: %w", errInvalid)
+	}
+	out, err := spec.Build(in)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errInvalid, err)
+	}
+	return out, nil
+}
+
+func (s *Service) namespacesFor(sb *sandbox, c *container) (spec.Namespaces, error) {
+	options := c.config.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	out := spec.Namespaces{Net: sb.rec.NetPath, IPC: sb.rec.IPCPath, UTS: sb.rec.UTSPath, User: sb.rec.UserPath}
+	switch options.GetPid() {
+	case cri.NamespaceMode_NODE:
+		out.HostPID = true
+	case cri.NamespaceMode_POD:
+		pid, err := s.ensurePodInit(sb)
+		if err != nil {
+			return out, fmt.Errorf("init of the shared PID namespace: %w", err)
+		}
+		out.PID = fmt.Sprintf("/proc/%d/ns/pid", pid)
+	case cri.NamespaceMode_TARGET:
+		target, err := s.container(options.GetTargetId())
+		if err != nil {
+			return out, fmt.Errorf("target of the PID namespace: %w", err)
+		}
+		target.mu.Lock()
+		defer target.mu.Unlock()
+		if target.rec.SandboxID != sb.rec.ID {
+			return out, fmt.Errorf("target container %q belongs to another sandbox: %w", options.GetTargetId(), errInvalid)
+		}
+		if target.rec.State != stateRunning {
+			return out, fmt.Errorf("target container %q isn't running: %w", options.GetTargetId(), errState)
+		}
+		out.PID = fmt.Sprintf("/proc/%d/ns/pid", target.rec.Pid)
+	}
+	return out, nil
+}
+
+// filesFor names the sandbox's files and makes those that only some containers need.
+func (s *Service) filesFor(sb *sandbox, options *cri.NamespaceOption) (spec.Files, error) {
+	dir := s.sandboxDir(sb.rec.ID)
+	files := spec.Files{
+		ResolvConf: filepath.Join(dir, "resolv.conf"), Hostname: filepath.Join(dir, "hostname"),
+		Hosts: "/etc/hosts", Shm: "/dev/shm",
+	}
+	if _, err := os.Stat(files.Hosts); err != nil {
+		files.Hosts = ""
+	}
+	if sb.rec.IPCPath != "" && options.GetIpc() != cri.NamespaceMode_NODE {
+		files.Shm = filepath.Join(dir, "shm")
+		sb.mu.Lock()
+		defer sb.mu.Unlock()
+		if _, err := os.Stat(files.Shm); err == nil {
+			return files, nil
+		}
+		if err := os.Mkdir(files.Shm, 0o700); err != nil {
+			return files, fmt.Errorf("shared memory: %w", err)
+		}
+		err := unix.Mount("shm", files.Shm, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=67108864")
+		if err != nil {
+			_ = os.Remove(files.Shm)
+			return files, fmt.Errorf("mount shared memory: %w", err)
+		}
+	}
+	return files, nil
+}
+
+func (s *Service) resolveMount(c *container, m *cri.Mount, purpose specPurpose) (spec.Mount, error) {
+	out := spec.Mount{Mount: m}
+	if !filepath.IsAbs(m.ContainerPath) {
+		return out, fmt.Errorf("mount target %q is not absolute: %w", m.ContainerPath, errInvalid)
+	}
+	if len(m.UidMappings)+len(m.GidMappings) > 0 {
+		return out, fmt.Errorf("mount %q: id-mapped mounts are not supported by this runtime yet: %w", m.ContainerPath, errInvalid)
+	}
+	if m.GetImage().GetImage() != "" {
+		source, err := s.imageVolume(c, m, purpose)
+		out.Source = source
+		return out, err
+	}
+	source, err := filepath.EvalSymlinks(m.HostPath)
+	if errors.Is(err, os.ErrNotExist) && purpose == specFinal {
+		// Docker's behaviour, which hostPath volumes without a type count on.
+		if err := os.MkdirAll(m.HostPath, 0o755); err != nil {
+			return out, fmt.Errorf("make mount source: %w", err)
+		}
+		source, err = filepath.EvalSymlinks(m.HostPath)
+	}
+	if errors.Is(err, os.ErrNotExist) && purpose == specDraft {
+		source, err = m.HostPath, nil
+	}
+	if err != nil {
+		return out, fmt.Errorf("mount source: %w", err)
+	}
+	out.Source = source
+	if m.Propagation != cri.MountPropagation_PROPAGATION_PRIVATE {
+		out.SourceShared, out.SourceSlave, err = propagation(source)
+	}
+	return out, err
+}
+
+// propagation tells how the mount that a path is on is connected, from its line in mountinfo.
+func propagation(path string) (shared, slave bool, err error) {
+	file, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return false, false, err
+	}
+	defer file.Close()
+	raw, err := io.ReadAll(file)
+	if err != nil {
+		return false, false, err
+	}
+	best := -1
+	for line := range strings.Lines(string(raw)) {
+		fields := strings.Fields(line)
+		if len(fields) < 7 {
+			continue
+		}
+		point := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(fields[4])
+		if path != point && point != "/" && !strings.HasPrefix(path, point+"/") || len(point) < best {
+			continue
+		}
+		best, shared, slave = len(point), false, false
+		for _, tag := range fields[6:] {
+			if tag == "-" {
+				break
+			}
+			shared = shared || strings.HasPrefix(tag, "shared:")
+			slave = slave || strings.HasPrefix(tag, "master:")
+		}
+	}
+	return shared, slave, nil
+}
+
+// imageVolume mounts an image read-only for a container and returns the directory to bind.
+func (s *Service) imageVolume(c *container, m *cri.Mount, purpose specPurpose) (string, error) {
+	img, err := s.cfg.Images.Get(m.Image.Image)
+	if err != nil {
+		return "", fmt.Errorf("image volume %q: %w", m.Image.Image, err)
+	}
+	if purpose == specDraft {
+		return "/", nil
+	}
+	target := filepath.Join(s.cfg.RunDir, "ctr", c.rec.ID, "volumes", fmt.Sprint(len(c.rec.Volumes)))
+	if err := os.MkdirAll(target, 0o700); err != nil {
+		return "", fmt.Errorf("image volume: %w", err)
+	}
+	c.mu.Lock()
+	c.rec.Volumes = append(c.rec.Volumes, target)
+	c.mu.Unlock()
+	if err := s.cfg.Images.MountImage(img.ID, target); err != nil {
+		return "", err
+	}
+	m.Readonly = true
+	if m.ImageSubPath == "" {
+		return target, nil
+	}
+	if filepath.IsAbs(m.ImageSubPath) || strings.Contains("/"+m.ImageSubPath+"/", "/../") {
+		return "", fmt.Errorf("image volume: sub path %q leaves the image: %w", m.ImageSubPath, errInvalid)
+	}
+	return resolveInRoot(target, m.ImageSubPath)
+}

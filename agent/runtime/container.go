@@ -1,0 +1,171 @@
+package runtime
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/runtime/logs"
+)
+
+// container is one container. Lock order: op before mu; neither is held while another container's is taken.
+type container struct {
+	op sync.Mutex // one lifecycle call at a time
+
+	mu      sync.Mutex // guards what follows
+	rec     containerRecord
+	config  *cri.ContainerConfig // trimmed to what status needs once the container has started
+	logPath string
+	pump    *logs.Pump
+	pidfd   int
+	stdin   int // write end of the stdin pipe, -1 if none
+	stdinMu sync.Mutex
+	tty     int      // the terminal's master, -1 if none
+	held    []int    // what mote-hold keeps copies of
+	exited  chan struct{}
+	cleaned chan struct{} // closed when cgroup and mounts of an ended container are gone
+	exitErr error
+}
+
+func newContainer(rec containerRecord, config *cri.ContainerConfig, logPath string) *container {
+	return &container{
+		rec: rec, config: config, logPath: logPath, pidfd: -1, stdin: -1, tty: -1,
+		exited: make(chan struct{}), cleaned: make(chan struct{}),
+	}
+}
+
+func containerName(c *cri.ContainerConfig, sandboxID string) string {
+	return fmt.Sprintf("container %s_%d_%s", c.GetMetadata().GetName(), c.GetMetadata().GetAttempt(), sandboxID)
+}
+
+func (c *container) state() state {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rec.State
+}
+
+// heldDescriptors are this process' own copies of what the holder keeps, for the day it dies.
+func (c *container) heldDescriptors() []int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.held)
+}
+
+// trim drops what only the start needed.
+func (c *container) trim() {
+	c.config.Envs, c.config.Command, c.config.Args, c.config.Devices, c.config.CDIDevices = nil, nil, nil, nil, nil
+}
+
+func (c *container) criState() cri.ContainerState {
+	switch c.rec.State {
+	case stateCreated, stateStarting:
+		return cri.ContainerState_CONTAINER_CREATED
+	case stateRunning:
+		return cri.ContainerState_CONTAINER_RUNNING
+	case stateExited:
+		return cri.ContainerState_CONTAINER_EXITED
+	}
+	return cri.ContainerState_CONTAINER_UNKNOWN
+}
+
+// status is the container as CRI shows it.
+func (c *container) status() *cri.ContainerStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := &cri.ContainerStatus{
+		Id: c.rec.ID, Metadata: c.config.Metadata, State: c.criState(),
+		CreatedAt: c.rec.CreatedAt, StartedAt: c.rec.StartedAt, FinishedAt: c.rec.FinishedAt,
+		ExitCode: c.rec.ExitCode, Reason: c.rec.Reason, Message: c.rec.Message,
+		Image: c.config.Image, ImageRef: c.rec.ImageRef, ImageId: c.rec.ImageID,
+		Labels: c.config.Labels, Annotations: c.config.Annotations, Mounts: c.config.Mounts, LogPath: c.logPath,
+		StopSignal: criSignal(c.rec.StopSignal),
+		User:       &cri.ContainerUser{Linux: &cri.LinuxContainerUser{Uid: int64(c.rec.UID), Gid: int64(c.rec.GID)}},
+	}
+	for _, gid := range c.rec.Groups {
+		out.User.Linux.SupplementalGroups = append(out.User.Linux.SupplementalGroups, int64(gid))
+	}
+	out.Resources = &cri.ContainerResources{Linux: c.resources()}
+	return out
+}
+
+// resources are the limits in force: the configured ones, or the last update. c.mu is held.
+func (c *container) resources() *cri.LinuxContainerResources {
+	if len(c.rec.Resources) == 0 {
+		return c.config.GetLinux().GetResources()
+	}
+	r := &cri.LinuxContainerResources{}
+	if proto.Unmarshal(c.rec.Resources, r) != nil {
+		return nil
+	}
+	return r
+}
+
+// criSignal maps a number to CRI's names; CRI counts in the order of its enumeration, not of the kernel's.
+func criSignal(number int) cri.Signal {
+	name := unix.SignalName(unix.Signal(number))
+	if value, known := cri.Signal_value["SIGNAL_"+name]; known {
+		return cri.Signal(value)
+	}
+	switch {
+	case number >= 34 && number <= 49:
+		return cri.Signal(int32(cri.Signal_SIGNAL_SIGRTMIN) + int32(number-34))
+	case number >= 50 && number <= 64:
+		return cri.Signal(int32(cri.Signal_SIGNAL_SIGRTMAXMINUS14) + int32(number-50))
+	}
+	return cri.Signal_SIGNAL_RUNTIME_DEFAULT
+}
+
+// stopSignal picks the pod's choice, else the image's, else SIGTERM.
+func stopSignal(asked cri.Signal, image string) (int, error) {
+	if asked != cri.Signal_SIGNAL_RUNTIME_DEFAULT {
+		return signalNumber(strings.TrimPrefix(asked.String(), "SIGNAL_"))
+	}
+	if image == "" {
+		return int(unix.SIGTERM), nil
+	}
+	return signalNumber(image)
+}
+
+func signalNumber(name string) (int, error) {
+	var number int
+	if _, err := fmt.Sscanf(name, "%d", &number); err == nil && number > 0 && number <= 64 {
+		return number, nil
+	}
+	name = strings.ToUpper(name)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	switch name { // older names of the same signals
+	case "SIGCLD":
+		name = "SIGCHLD"
+	case "SIGPOLL":
+		name = "SIGIO"
+	case "SIGIOT":
+		name = "SIGABRT"
+	}
+	if s := unix.SignalNum(name); s != 0 {
+		return int(s), nil
+	}
+	offset := 0
+	plain := strings.NewReplacer("PLUS", "+", "MINUS", "-").Replace(name)
+	switch {
+	case plain == "SIGRTMIN":
+		return 34, nil
+	case plain == "SIGRTMAX":
+		return 64, nil
+	case strings.HasPrefix(plain, "SIGRTMIN+"):
+		if _, err := fmt.Sscanf(plain, "SIGRTMIN+%d", &offset); err == nil && offset <= 30 {
+			return 34 + offset, nil
+		}
+	case strings.HasPrefix(plain, "SIGRTMAX-"):
+		if _, err := fmt.Sscanf(plain, "SIGRTMAX-%d", &offset); err == nil && offset <= 30 {
+			return 64 - offset, nil
+		}
+	}
+	return 0, fmt.Errorf("unknown signal %q: %w", name, errInvalid)
+}

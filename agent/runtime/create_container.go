@@ -1,0 +1,123 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/runtime/image"
+	"github.com/mote-edge/mote/agent/runtime/spec"
+)
+
+// CreateContainer checks a configuration and prepares its root filesystem; nothing runs yet.
+func (s *Service) CreateContainer(_ context.Context, req *cri.CreateContainerRequest) (_ *cri.CreateContainerResponse, retErr error) {
+	config := req.GetConfig()
+	if config.GetMetadata() == nil || config.GetImage().GetImage() == "" {
+		return nil, fmt.Errorf("container metadata or image is missing: %w", errInvalid)
+	}
+	sb, err := s.sandbox(req.GetPodSandboxId())
+	if err != nil {
+		return nil, err
+	}
+	sb.mu.Lock()
+	ready := sb.rec.Ready
+	sb.mu.Unlock()
+	if !ready {
+		return nil, fmt.Errorf("sandbox %q is not ready: %w", sb.rec.ID, errState)
+	}
+	img, err := s.cfg.Images.Get(config.Image.Image)
+	if err != nil {
+		return nil, fmt.Errorf("image %q: %w", config.Image.Image, err)
+	}
+	id := newID()
+	name := containerName(config, sb.rec.ID)
+	if err := s.reserve(name, id); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if retErr != nil {
+			s.unreserve(name)
+			if err := s.cfg.Images.RemoveSnapshot(id); err != nil {
+				s.log.Warn("remove the snapshot of a container that wasn't created", "container", id, "err", err)
+			}
+			_ = s.forget("c", id)
+		}
+	}()
+	rec, err := s.newRecord(id, sb, config, img)
+	if err != nil {
+		return nil, err
+	}
+	c := newContainer(rec, proto.CloneOf(config), logPath(sb.config, config))
+	if err := s.prepareRoot(c, img); err != nil {
+		return nil, err
+	}
+	// Whatever the start would refuse in the configuration is refused here.
+	if _, err := s.buildSpec(sb, c, img, specDraft); err != nil {
+		return nil, err
+	}
+	if err := s.saveContainer(c); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.containers[id] = c
+	s.mu.Unlock()
+	s.emit(sb, id, cri.ContainerEventType_CONTAINER_CREATED_EVENT)
+	return &cri.CreateContainerResponse{ContainerId: id}, nil
+}
+
+func (s *Service) newRecord(id string, sb *sandbox, config *cri.ContainerConfig, img image.Image) (containerRecord, error) {
+	cgroup, err := spec.ParentPath(sb.config, id)
+	if err != nil {
+		return containerRecord{}, fmt.Errorf("%w: %w", errInvalid, err)
+	}
+	signal, err := stopSignal(config.GetStopSignal(), img.Config.Config.StopSignal)
+	if err != nil {
+		return containerRecord{}, err
+	}
+	rec := containerRecord{
+		ID: id, SandboxID: sb.rec.ID, BootID: s.bootID, ImageID: img.ID, ImageRef: img.ID, State: stateCreated,
+		CreatedAt: time.Now().UnixNano(), Cgroup: cgroup, StopSignal: signal,
+	}
+	if len(img.RepoDigests) > 0 {
+		rec.ImageRef = img.RepoDigests[0]
+	}
+	mode := config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid()
+	rec.SharedPID = mode != cri.NamespaceMode_CONTAINER
+	return rec, nil
+}
+
+// prepareRoot makes the writable layer, mounts it and looks up the user in it.
+func (s *Service) prepareRoot(c *container, img image.Image) error {
+	if err := s.cfg.Images.Prepare(img.ID, c.rec.ID); err != nil {
+		return err
+	}
+	root, err := s.cfg.Images.Mount(c.rec.ID)
+	if err != nil {
+		return err
+	}
+	passwd, err := readInRoot(root, "etc/passwd")
+	if err != nil {
+		return err
+	}
+	group, err := readInRoot(root, "etc/group")
+	if err != nil {
+		return err
+	}
+	user, err := spec.ResolveUser(c.config.GetLinux().GetSecurityContext(), img.Config.Config.User, passwd, group)
+	if err != nil {
+		return err
+	}
+	c.rec.UID, c.rec.GID, c.rec.Groups = user.UID, user.GID, user.Groups
+	return nil
+}
+
+func logPath(sandbox *cri.PodSandboxConfig, config *cri.ContainerConfig) string {
+	if sandbox.GetLogDirectory() == "" || config.GetLogPath() == "" {
+		return ""
+	}
+	return filepath.Join(sandbox.LogDirectory, config.LogPath)
+}

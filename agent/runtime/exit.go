@@ -1,0 +1,188 @@
+package runtime
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/runtime/image"
+)
+
+// containerExited runs once, when a container's first process has ended.
+func (s *Service) containerExited(c *container) {
+	c.mu.Lock()
+	pid, start, pidfd := c.rec.Pid, c.rec.StartTime, c.pidfd
+	c.mu.Unlock()
+	s.poll.Remove(pidfd)
+	status, known := s.exitStatus(pid, start)
+	s.finish(c, status, known)
+
+	// Only now: a runtime that died before the checkpoint above would find the zombie again.
+	var ignored unix.WaitStatus
+	if _, err := unix.Wait4(pid, &ignored, unix.WNOHANG, nil); errors.Is(err, unix.ECHILD) && s.holder != nil {
+		_ = s.holder.Forget(pid, start)
+	}
+	c.mu.Lock()
+	_ = unix.Close(c.pidfd)
+	c.pidfd = -1
+	c.mu.Unlock()
+}
+
+// exitStatus asks the kernel without reaping if the process is our child, and mote-hold if it is an orphan.
+func (s *Service) exitStatus(pid int, start uint64) (unix.WaitStatus, bool) {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil)
+	if err == nil && info.Signo != 0 {
+		return childStatus(&info), true
+	}
+	if s.holder == nil {
+		return 0, false
+	}
+	// mote-hold reaps at its own pace, a moment after the pidfd became readable.
+	for wait := time.Millisecond; wait < 2*time.Second; wait *= 2 {
+		status, known, err := s.holder.Exit(pid, start)
+		if err != nil {
+			s.log.Warn("ask for an orphan's exit code", "pid", pid, "err", err)
+			return 0, false
+		}
+		if known {
+			return status, true
+		}
+		time.Sleep(wait)
+	}
+	return 0, false
+}
+
+func exitCode(status unix.WaitStatus) int32 {
+	if status.Signaled() {
+		return 128 + int32(status.Signal())
+	}
+	return int32(status.ExitStatus())
+}
+
+// finish records a container's end, tells about it, and cleans up.
+func (s *Service) finish(c *container, status unix.WaitStatus, known bool) {
+	if c.rec.SharedPID {
+		s.killCgroup(c.rec.Cgroup)
+	}
+	oom := s.oomKilled(c.rec.Cgroup)
+	c.mu.Lock()
+	pump := c.pump
+	c.mu.Unlock()
+	if pump != nil {
+		pump.Finish()
+		<-pump.Done()
+	}
+	c.mu.Lock()
+	c.rec.State, c.rec.FinishedAt = stateExited, time.Now().UnixNano()
+	switch {
+	case !known:
+		c.rec.ExitCode, c.rec.Reason = exitUnknown, reasonUnknown
+	default:
+		c.rec.ExitCode, c.rec.Reason = exitCode(status), reasonError
+		if c.rec.ExitCode == 0 {
+			c.rec.Reason = reasonCompleted
+		}
+	}
+	if oom {
+		c.rec.Reason = reasonOOM
+	}
+	if c.stdin >= 0 {
+		_ = unix.Close(c.stdin)
+		c.stdin = -1
+	}
+	if c.tty >= 0 {
+		_ = unix.Close(c.tty)
+		c.tty = -1
+	}
+	c.held, c.pump = nil, nil
+	c.mu.Unlock()
+	if err := s.saveContainer(c); err != nil {
+		s.log.Error("checkpoint an ended container", "container", c.rec.ID, "err", err)
+	}
+	close(c.exited)
+	if sb, err := s.sandbox(c.rec.SandboxID); err == nil {
+		s.emit(sb, c.rec.ID, cri.ContainerEventType_CONTAINER_STOPPED_EVENT)
+	}
+	s.afterExit(c)
+	close(c.cleaned)
+}
+
+// afterExit frees what a dead container held: cgroup, mounts, kept descriptors. The writable layer stays until removal.
+func (s *Service) afterExit(c *container) {
+	id := c.rec.ID
+	s.release(id)
+	if err := s.removeCgroup(c.rec.Cgroup); err != nil {
+		s.log.Warn("remove the cgroup of an ended container", "container", id, "err", err)
+	}
+	if err := os.RemoveAll(filepath.Join(s.runcRoot(), id)); err != nil {
+		s.log.Warn("remove the state of an ended container", "container", id, "err", err)
+	}
+	if err := s.cfg.Images.Unmount(id); err != nil {
+		s.log.Warn("unmount the root of an ended container", "container", id, "err", err)
+	}
+	for _, volume := range c.rec.Volumes {
+		if err := image.UnmountPath(volume); err != nil {
+			s.log.Warn("unmount an image volume", "container", id, "err", err)
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(s.cfg.RunDir, "ctr", id)); err != nil {
+		s.log.Warn("remove the run directory of an ended container", "container", id, "err", err)
+	}
+}
+
+func (s *Service) oomKilled(cgroup string) bool {
+	m, err := s.cgroup(cgroup)
+	if err != nil {
+		return false
+	}
+	count, err := m.OOMKillCount()
+	return err == nil && count > 0
+}
+
+// killCgroup kills whatever is left in a cgroup, forks included.
+func (s *Service) killCgroup(cgroup string) {
+	m, err := s.cgroup(cgroup)
+	if err != nil {
+		return
+	}
+	if path := m.Path(""); s.host.CgroupV2 && path != "" {
+		if os.WriteFile(filepath.Join(path, "cgroup.kill"), []byte("1"), 0) == nil {
+			s.awaitEmpty(m)
+			return
+		}
+	}
+	_ = m.Freeze(cgroups.Frozen) // so that nothing forks away; not every kernel has it
+	pids, _ := m.GetAllPids()
+	for _, pid := range pids {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	_ = m.Freeze(cgroups.Thawed)
+	s.awaitEmpty(m)
+}
+
+func (s *Service) awaitEmpty(m cgroups.Manager) {
+	for wait := time.Millisecond; wait < 4*time.Second; wait *= 2 {
+		pids, err := m.GetAllPids()
+		if err != nil || len(pids) == 0 {
+			return
+		}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		time.Sleep(wait)
+	}
+}
+
+func (s *Service) removeCgroup(cgroup string) error {
+	m, err := s.cgroup(cgroup)
+	if err != nil {
+		return err
+	}
+	return m.Destroy()
+}

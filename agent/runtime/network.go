@@ -1,0 +1,186 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// network calls CNI plugins. The configuration is read again when its directory or file changed.
+type network struct {
+	confDir string
+	cni     *libcni.CNIConfig
+
+	mu     sync.Mutex
+	list   *libcni.NetworkConfigList
+	path   string
+	loaded time.Time
+}
+
+var errNoNetwork = errors.New("cni plugin not initialized")
+
+func newNetwork(confDir string, binDirs []string, cacheDir string) *network {
+	return &network{confDir: confDir, cni: libcni.NewCNIConfigWithCacheDir(binDirs, cacheDir, nil)}
+}
+
+// config returns the first configuration in the directory, in the order of names.
+func (n *network) config() (*libcni.NetworkConfigList, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	files, err := libcni.ConfFiles(n.confDir, []string{".conf", ".conflist", ".json"})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read CNI configuration: %w", err)
+	}
+	if len(files) == 0 {
+		n.list = nil
+		return nil, fmt.Errorf("%w: no network config found in %s", errNoNetwork, n.confDir)
+	}
+	slices.Sort(files)
+	info, err := os.Stat(files[0])
+	if err != nil {
+		return nil, fmt.Errorf("read CNI configuration: %w", err)
+	}
+	if n.list != nil && n.path == files[0] && info.ModTime().Equal(n.loaded) {
+		return n.list, nil
+	}
+	list, err := n.load(files[0])
+	if err != nil {
+		return nil, fmt.Errorf("CNI configuration %s: %w", files[0], err)
+	}
+	n.list, n.path, n.loaded = list, files[0], info.ModTime()
+	return list, nil
+}
+
+func (n *network) load(path string) (*libcni.NetworkConfigList, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if filepath.Ext(path) == ".conflist" {
+		return libcni.NetworkConfFromBytes(raw)
+	}
+	single, err := libcni.NetworkPluginConfFromBytes(raw)
+	if err != nil {
+		return nil, err
+	}
+	return libcni.ConfListFromConf(single)
+}
+
+const podInterface = "eth0"
+
+func runtimeConf(id, netns string, config *cri.PodSandboxConfig) (*libcni.RuntimeConf, error) {
+	meta := config.GetMetadata()
+	rt := &libcni.RuntimeConf{
+		ContainerID: id, NetNS: netns, IfName: podInterface,
+		Args: [][2]string{
+			{"IgnoreUnknown", "1"},
+			{"K8S_POD_NAMESPACE", meta.GetNamespace()},
+			{"K8S_POD_NAME", meta.GetName()},
+			{"K8S_POD_INFRA_CONTAINER_ID", id},
+			{"K8S_POD_UID", meta.GetUid()},
+		},
+		CapabilityArgs: map[string]any{},
+	}
+	var ports []map[string]any
+	for _, p := range config.GetPortMappings() {
+		if p.HostPort <= 0 {
+			continue
+		}
+		ports = append(ports, map[string]any{
+			"hostPort": p.HostPort, "containerPort": p.ContainerPort,
+			"protocol": strings.ToLower(p.Protocol.String()), "hostIP": p.HostIp,
+		})
+	}
+	if len(ports) > 0 {
+		rt.CapabilityArgs["portMappings"] = ports
+	}
+	bandwidth := map[string]any{}
+	for annotation, keys := range map[string][2]string{
+		"kubernetes.io/ingress-bandwidth": {"ingressRate", "ingressBurst"},
+		"kubernetes.io/egress-bandwidth":  {"egressRate", "egressBurst"},
+	} {
+		text := config.GetAnnotations()[annotation]
+		if text == "" {
+			continue
+		}
+		rate, err := parseRate(text)
+		if err != nil {
+			return nil, fmt.Errorf("annotation %s: %w", annotation, err)
+		}
+		bandwidth[keys[0]], bandwidth[keys[1]] = rate, uint64(1<<31-1)
+	}
+	if len(bandwidth) > 0 {
+		rt.CapabilityArgs["bandwidth"] = bandwidth
+	}
+	return rt, nil
+}
+
+// parseRate reads a Kubernetes quantity of bits per second.
+func parseRate(text string) (uint64, error) {
+	for suffix, factor := range map[string]float64{
+		"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "": 1,
+	} {
+		number, found := strings.CutSuffix(text, suffix)
+		if !found {
+			continue
+		}
+		value, err := strconv.ParseFloat(number, 64)
+		if err != nil || value <= 0 {
+			continue
+		}
+		return uint64(value * factor), nil
+	}
+	return 0, fmt.Errorf("%q is not a bandwidth such as 10M", text)
+}
+
+// attach calls ADD and returns the pod's addresses, the interface's own family order kept.
+func (n *network) attach(ctx context.Context, rt *libcni.RuntimeConf) ([]string, error) {
+	list, err := n.config()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := n.cni.AddNetworkList(ctx, list, rt)
+	if err != nil {
+		return nil, fmt.Errorf("plugin type=%q failed (add): %w", list.Plugins[0].Network.Type, err)
+	}
+	result, err := types100.NewResultFromResult(raw)
+	if err != nil {
+		return nil, fmt.Errorf("CNI result: %w", err)
+	}
+	var ips []string
+	for _, ip := range result.IPs {
+		if ip.Interface != nil && *ip.Interface >= 0 && *ip.Interface < len(result.Interfaces) &&
+			result.Interfaces[*ip.Interface].Sandbox == "" {
+			continue // an address of the host's end
+		}
+		ips = append(ips, ip.Address.IP.String())
+	}
+	if len(ips) == 0 {
+		return nil, fmt.Errorf("CNI network %q gave the pod no address", list.Name)
+	}
+	return ips, nil
+}
+
+// detach calls DEL with the configuration that ADD had; nothing to detach is success.
+func (n *network) detach(ctx context.Context, rt *libcni.RuntimeConf) error {
+	list, err := n.config()
+	if err != nil {
+		return err
+	}
+	if err := n.cni.DelNetworkList(ctx, list, rt); err != nil {
+		return fmt.Errorf("plugin type=%q failed (delete): %w", list.Plugins[0].Network.Type, err)
+	}
+	return nil
+}

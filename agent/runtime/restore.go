@@ -1,0 +1,235 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/runtime/hold"
+	"github.com/mote-edge/mote/agent/runtime/logs"
+)
+
+// restore takes up what an earlier runtime left: live containers are followed again, dead ones get their exit codes,
+// half-made things are taken down.
+func (s *Service) restore(ctx context.Context) error {
+	dir := filepath.Join(s.cfg.DataDir, "state")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("read checkpoints: %w", err)
+	}
+	var containers []*container
+	for _, entry := range entries {
+		kind, _, _ := strings.Cut(entry.Name(), "-")
+		path := filepath.Join(dir, entry.Name())
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("read checkpoint: %w", err)
+		}
+		switch {
+		case strings.HasSuffix(entry.Name(), ".tmp"):
+			_ = os.Remove(path)
+		case kind == "s":
+			err = s.loadSandbox(raw)
+		case kind == "c":
+			var c *container
+			if c, err = loadContainer(raw); err == nil {
+				containers = append(containers, c)
+			}
+		}
+		if err != nil {
+			// A power cut can leave a record empty. What it spoke of is swept as a leftover.
+			s.log.Warn("unreadable checkpoint is dropped", "path", path, "err", err)
+			_ = os.Remove(path)
+		}
+	}
+	for _, c := range containers {
+		sb := s.sandboxes[c.rec.SandboxID]
+		if sb == nil {
+			s.log.Warn("a container without a sandbox is dropped", "container", c.rec.ID)
+			_ = s.forget("c", c.rec.ID)
+			continue
+		}
+		c.logPath = logPath(sb.config, c.config)
+		s.containers[c.rec.ID] = c
+		s.names[containerName(c.config, c.rec.SandboxID)] = c.rec.ID
+	}
+	s.sweep()
+	for _, sb := range s.sandboxes {
+		s.restoreSandbox(ctx, sb)
+	}
+	for _, c := range s.containers {
+		s.restoreContainer(c)
+	}
+	return nil
+}
+
+func (s *Service) loadSandbox(raw []byte) error {
+	sb := &sandbox{config: &cri.PodSandboxConfig{}}
+	if err := json.Unmarshal(raw, &sb.rec); err != nil {
+		return err
+	}
+	if err := proto.Unmarshal(sb.rec.Config, sb.config); err != nil {
+		return err
+	}
+	if sb.rec.ID == "" || sb.config.Metadata == nil {
+		return errors.New("incomplete record")
+	}
+	sb.rec.Config = nil
+	s.sandboxes[sb.rec.ID] = sb
+	s.names["sandbox "+sandboxName(sb.config.Metadata)] = sb.rec.ID
+	return nil
+}
+
+func loadContainer(raw []byte) (*container, error) {
+	var rec containerRecord
+	if err := json.Unmarshal(raw, &rec); err != nil {
+		return nil, err
+	}
+	config := &cri.ContainerConfig{}
+	if err := proto.Unmarshal(rec.Config, config); err != nil {
+		return nil, err
+	}
+	if rec.ID == "" || config.Metadata == nil {
+		return nil, errors.New("incomplete record")
+	}
+	rec.Config = nil
+	return newContainer(rec, config, ""), nil
+}
+
+// restoreSandbox checks a sandbox against the kernel.
+func (s *Service) restoreSandbox(ctx context.Context, sb *sandbox) {
+	rebooted := sb.rec.BootID != s.bootID
+	if sb.rec.Creating {
+		// RunPodSandbox never returned: nobody knows this sandbox.
+		sb.op.Lock()
+		defer sb.op.Unlock()
+		if err := s.tearDown(ctx, sb); err != nil {
+			s.log.Warn("take down a half-made sandbox; it stays, not ready", "sandbox", sb.rec.ID, "err", err)
+			sb.rec.Creating = false
+			_ = s.saveSandbox(sb)
+			return
+		}
+		_ = s.forget("s", sb.rec.ID)
+		s.mu.Lock()
+		delete(s.sandboxes, sb.rec.ID)
+		delete(s.names, "sandbox "+sandboxName(sb.config.Metadata))
+		s.mu.Unlock()
+		return
+	}
+	if rebooted && sb.rec.Ready {
+		sb.rec.Ready, sb.rec.InitPid, sb.rec.InitCgroup = false, 0, ""
+		if err := s.saveSandbox(sb); err != nil {
+			s.log.Warn("checkpoint a sandbox after a reboot", "sandbox", sb.rec.ID, "err", err)
+		}
+		return
+	}
+	if sb.rec.InitPid == 0 {
+		return
+	}
+	if start, err := hold.StartTime(sb.rec.InitPid); err != nil || start != sb.rec.InitStart {
+		sb.rec.InitPid, sb.rec.Ready = 0, false
+		_ = s.saveSandbox(sb)
+		return
+	}
+	if err := s.watchPodInit(sb, sb.rec.InitPid); err != nil {
+		s.log.Warn("watch a pod's init", "sandbox", sb.rec.ID, "err", err)
+	}
+}
+
+func (s *Service) restoreContainer(c *container) {
+	switch c.rec.State {
+	case stateExited:
+		close(c.exited)
+		close(c.cleaned)
+		c.trim()
+		return
+	case stateCreated:
+		if c.rec.BootID == s.bootID {
+			return // it can still be started
+		}
+	}
+	c.trim()
+	if c.rec.BootID != s.bootID {
+		s.finish(c, 0, false)
+		return
+	}
+	if c.rec.State == stateStarting && !s.adoptStarting(c) {
+		return
+	}
+	if err := s.adopt(c); err != nil {
+		s.log.Error("follow a container again", "container", c.rec.ID, "err", err)
+		s.finish(c, 0, false)
+	}
+}
+
+
+// adoptStarting settles a container whose start was cut short. libcontainer's own state tells whether the process
+// passed its gate; if it didn't, the start failed.
+func (s *Service) adoptStarting(c *container) bool {
+	inside, err := libcontainer.Load(s.runcRoot(), c.rec.ID)
+	if err == nil {
+		st, stateErr := inside.State()
+		status, statusErr := inside.Status()
+		if stateErr == nil && statusErr == nil && st.InitProcessPid > 0 &&
+			(status == libcontainer.Running || status == libcontainer.Stopped) {
+			c.rec.State, c.rec.Pid, c.rec.StartTime = stateRunning, st.InitProcessPid, st.InitProcessStartTime
+			c.rec.StartedAt = st.Created.UnixNano()
+			return true
+		}
+	}
+	s.killCgroup(c.rec.Cgroup)
+	s.failStart(s.sandboxes[c.rec.SandboxID], c, errors.New("the runtime was restarted during the container's start"))
+	return false
+}
+
+// adopt follows a container that an earlier runtime started; it may have ended meanwhile.
+func (s *Service) adopt(c *container) error {
+	var kept []int
+	if s.holder != nil {
+		var err error
+		if kept, err = s.holder.Get(c.rec.ID); err != nil {
+			return err
+		}
+	}
+	io := &stdio{terminal: c.config.Tty, stdin: -1, out: -1, err: -1, master: -1}
+	switch {
+	case len(kept) == 0:
+		s.log.Warn("the streams of a container are lost: mote-hold didn't keep them", "container", c.rec.ID)
+	case io.terminal:
+		io.master = kept[0]
+	default:
+		io.out, io.err = kept[0], kept[1]
+		if len(kept) > 2 {
+			io.stdin = kept[2]
+		}
+	}
+	pump, err := logs.New(logs.Config{SpoolDir: s.spoolDir(c.rec.ID), LogPath: c.logPath, Log: s.log.With("container", c.rec.ID)}, s.poll)
+	if err != nil {
+		return err
+	}
+	if start, err := hold.StartTime(c.rec.Pid); err == nil && start == c.rec.StartTime {
+		if err := s.follow(c, io, pump); err == nil {
+			return nil
+		} else if !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	} else if err := pump.Start([2]int{max(io.out, io.master), io.err}); err != nil {
+		return err
+	}
+	c.pump = pump
+	status, known := s.exitStatus(c.rec.Pid, c.rec.StartTime)
+	s.finish(c, status, known)
+	if s.holder != nil && known {
+		_ = s.holder.Forget(c.rec.Pid, c.rec.StartTime)
+	}
+	return nil
+}

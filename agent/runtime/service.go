@@ -1,0 +1,238 @@
+// Package runtime is Mote's CRI v1 runtime: sandboxes without a pause process, containers through libcontainer,
+// streams and logs that survive its own death.
+//
+// A container's life, derived from its record and the kernel:
+//
+//	created ──StartContainer──► starting ──► running ──(process ends)──► exited ──RemoveContainer──► gone
+//	   │                           │ failure: exited with 128, StartError      ▲
+//	   └────── reboot or lost process, seen at restart: exited, 255 ───────────┘
+//
+// Reads:  CNI configuration; the image store.
+// Writes: Data/runtime/state; Run/{runtime.sock,sandboxes,ctr,runc,netns,ns}; cgroups, mounts and namespaces of pods.
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"google.golang.org/grpc"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/cri-streaming/pkg/streaming"
+
+	"github.com/mote-edge/mote/agent/runtime/hold"
+	"github.com/mote-edge/mote/agent/runtime/image"
+	"github.com/mote-edge/mote/agent/runtime/poll"
+	"github.com/mote-edge/mote/agent/runtime/spec"
+)
+
+// Config is what the runtime runs with.
+type Config struct {
+	DataDir    string   // Data/runtime
+	RunDir     string   // Run
+	CNIConfDir string   // Data/cni/net.d
+	CNIBinDirs []string // where plugins are looked for, in order
+	HoldSocket string   // Run/hold.sock
+	Holder     string   // path of mote-hold, to become it and for shared PID namespaces
+	Args       []string // our own command line, for the same purpose
+	Images     *image.Store
+	Version    string
+	Log        *slog.Logger
+}
+
+// Service implements the CRI RuntimeService.
+type Service struct {
+	cri.UnimplementedRuntimeServiceServer
+	cfg    Config
+	log    *slog.Logger
+	host   spec.Host
+	bootID string
+	poll   *poll.Poller
+	holder *hold.Client // nil: nobody holds, a restart loses output
+	stream streaming.Server
+	events broadcaster
+	stats  statsCache
+	net    *network
+	netnsC chan struct{}
+
+	mu         sync.RWMutex
+	sandboxes  map[string]*sandbox
+	containers map[string]*container
+	names      map[string]string // reserved sandbox and container names → ID
+}
+
+var _ cri.RuntimeServiceServer = (*Service)(nil)
+
+// New finds out about the host and opens what Run needs. It starts nothing.
+func New(cfg Config) (*Service, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	for _, dir := range []string{
+		filepath.Join(cfg.DataDir, "state"), filepath.Join(cfg.RunDir, "netns"), filepath.Join(cfg.RunDir, "ns"),
+		filepath.Join(cfg.RunDir, "sandboxes"), filepath.Join(cfg.RunDir, "ctr"), filepath.Join(cfg.RunDir, "runc"),
+	} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("runtime directory: %w", err)
+		}
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("boot id: %w", err)
+	}
+	poller, err := poll.New()
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{
+		cfg: cfg, log: cfg.Log, bootID: string(boot[:36]), poll: poller, host: findHost(),
+		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]string{},
+	}
+	s.net = newNetwork(cfg.CNIConfDir, cfg.CNIBinDirs, filepath.Join(cfg.RunDir, "cni-cache"))
+	return s, nil
+}
+
+// Run serves CRI until the context ends. Containers go on.
+func (s *Service) Run(ctx context.Context, images cri.ImageServiceServer) error {
+	failed := make(chan error, 4)
+	go func() { failed <- s.poll.Run() }()
+	if err := s.connectHolder(); err != nil {
+		return err
+	}
+	if err := s.restore(ctx); err != nil {
+		return err
+	}
+	if err := s.startStreaming(failed); err != nil {
+		return err
+	}
+	listener, err := ListenUnix(filepath.Join(s.cfg.RunDir, "runtime.sock"))
+	if err != nil {
+		return err
+	}
+	server := grpc.NewServer(
+		grpc.MaxRecvMsgSize(32<<20), grpc.MaxSendMsgSize(64<<20),
+		grpc.ReadBufferSize(8<<10), grpc.WriteBufferSize(8<<10), grpc.SharedWriteBuffer(true),
+		grpc.ChainUnaryInterceptor(s.guard),
+	)
+	cri.RegisterRuntimeServiceServer(server, s)
+	cri.RegisterImageServiceServer(server, images)
+	go func() { failed <- server.Serve(listener) }()
+	s.log.Info("serving CRI v1", "socket", listener.Addr().String(), "containers", len(s.containers), "sandboxes", len(s.sandboxes))
+	select {
+	case <-ctx.Done():
+		server.Stop()
+		return nil
+	case err := <-failed:
+		if errors.Is(err, grpc.ErrServerStopped) {
+			return nil
+		}
+		return err
+	}
+}
+
+// connectHolder dials mote-hold and watches it: when it dies, this process takes its place.
+func (s *Service) connectHolder() error {
+	if s.cfg.HoldSocket == "" {
+		s.log.Warn("running without mote-hold: if this process dies, containers lose their output and exit codes")
+		return nil
+	}
+	client, err := hold.Dial(s.cfg.HoldSocket)
+	if err != nil {
+		return err
+	}
+	watch, err := hold.Dial(s.cfg.HoldSocket)
+	if err != nil {
+		return err
+	}
+	s.holder = client
+	return s.poll.Add(watch.FD(), s.becomeHolder)
+}
+
+// becomeHolder never returns when it succeeds: see hold.Become.
+func (s *Service) becomeHolder() {
+	s.log.Warn("mote-hold died: this process becomes the holder and starts a new runtime")
+	held := map[string][]int{}
+	s.mu.RLock()
+	for id, c := range s.containers {
+		if fds := c.heldDescriptors(); len(fds) > 0 {
+			held[id] = fds
+		}
+	}
+	s.mu.RUnlock()
+	err := hold.Become(s.cfg.Holder, s.cfg.HoldSocket, held, s.cfg.Args)
+	s.log.Error("could not become the holder; going on without one", "err", err)
+	s.holder = nil
+}
+
+// keep hands descriptors to the holder.
+func (s *Service) keep(id string, fds ...int) error {
+	if s.holder == nil {
+		return nil
+	}
+	if err := s.holder.Put(id, fds...); err != nil {
+		return fmt.Errorf("keep the streams of %s: %w", id, err)
+	}
+	return nil
+}
+
+func (s *Service) release(id string) {
+	if s.holder == nil {
+		return
+	}
+	if err := s.holder.Delete(id); err != nil {
+		s.log.Warn("release held streams", "container", id, "err", err)
+	}
+}
+
+func (s *Service) sandbox(id string) (*sandbox, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if sb := s.sandboxes[id]; sb != nil {
+		return sb, nil
+	}
+	return nil, fmt.Errorf("sandbox %q: %w", id, errNotFound)
+}
+
+func (s *Service) container(id string) (*container, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if c := s.containers[id]; c != nil {
+		return c, nil
+	}
+	return nil, fmt.Errorf("container %q: %w", id, errNotFound)
+}
+
+// containersOf returns a sandbox's containers.
+func (s *Service) containersOf(sandboxID string) []*container {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var all []*container
+	for _, c := range s.containers {
+		if c.rec.SandboxID == sandboxID {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// reserve claims a name for an ID; a name is a sandbox's or a container's metadata.
+func (s *Service) reserve(name, id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if owner, taken := s.names[name]; taken {
+		return fmt.Errorf("name %q is reserved for %q: %w", name, owner, errExists)
+	}
+	s.names[name] = id
+	return nil
+}
+
+func (s *Service) unreserve(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.names, name)
+}
+

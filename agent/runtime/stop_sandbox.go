@@ -1,0 +1,138 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// StopPodSandbox kills what runs in a pod and takes its network away. Repeating it, or an unknown ID, is success.
+func (s *Service) StopPodSandbox(ctx context.Context, req *cri.StopPodSandboxRequest) (*cri.StopPodSandboxResponse, error) {
+	sb, err := s.sandbox(req.GetPodSandboxId())
+	if errors.Is(err, errNotFound) {
+		return &cri.StopPodSandboxResponse{}, nil
+	}
+	if err := s.stopSandbox(ctx, sb); err != nil {
+		return nil, err
+	}
+	return &cri.StopPodSandboxResponse{}, nil
+}
+
+func (s *Service) stopSandbox(ctx context.Context, sb *sandbox) error {
+	var wait sync.WaitGroup
+	all := s.containersOf(sb.rec.ID)
+	failures := make([]error, len(all))
+	for i, c := range all {
+		wait.Add(1)
+		go func() {
+			defer wait.Done()
+			failures[i] = s.stopContainer(ctx, c, 0)
+		}()
+	}
+	wait.Wait()
+	if err := errors.Join(failures...); err != nil {
+		return fmt.Errorf("stop the containers of sandbox %q: %w", sb.rec.ID, err)
+	}
+	sb.op.Lock()
+	defer sb.op.Unlock()
+	sb.mu.Lock()
+	wasReady := sb.rec.Ready
+	sb.mu.Unlock()
+	if err := s.tearDown(ctx, sb); err != nil {
+		return err
+	}
+	sb.mu.Lock()
+	sb.rec.Ready = false
+	sb.mu.Unlock()
+	if err := s.saveSandbox(sb); err != nil {
+		return err
+	}
+	if wasReady {
+		s.emit(sb, sb.rec.ID, cri.ContainerEventType_CONTAINER_STOPPED_EVENT)
+	}
+	return nil
+}
+
+// tearDown undoes setUp, as far as it came. Each step is idempotent; the caller holds sb.op.
+func (s *Service) tearDown(ctx context.Context, sb *sandbox) error {
+	s.stopPodInit(sb)
+	sb.mu.Lock()
+	rec := sb.rec
+	sb.mu.Unlock()
+	if rec.Attached {
+		netns := rec.NetPath
+		if rec.BootID != s.bootID {
+			netns = "" // it went with the reboot; plugins free what they keep on disk
+		}
+		rt, err := runtimeConf(rec.ID, netns, sb.config)
+		if err == nil {
+			err = s.net.detach(ctx, rt)
+		}
+		if err != nil && rec.BootID == s.bootID {
+			return fmt.Errorf("failed to destroy network for sandbox %q: %w", rec.ID, err)
+		}
+		sb.mu.Lock()
+		sb.rec.Attached = false
+		sb.mu.Unlock()
+	}
+	for _, path := range []string{rec.NetPath, rec.IPCPath, rec.UTSPath, rec.UserPath} {
+		if err := unpin(path); err != nil {
+			return err
+		}
+	}
+	return s.removeSandboxDir(rec.ID)
+}
+
+func (s *Service) removeSandboxDir(id string) error {
+	dir := s.sandboxDir(id)
+	shm := filepath.Join(dir, "shm")
+	if err := unix.Unmount(shm, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil &&
+		!errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount %s: %w", shm, err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("sandbox directory: %w", err)
+	}
+	return nil
+}
+
+// RemovePodSandbox stops a sandbox if need be and forgets it with its containers. An unknown ID is success.
+func (s *Service) RemovePodSandbox(ctx context.Context, req *cri.RemovePodSandboxRequest) (*cri.RemovePodSandboxResponse, error) {
+	sb, err := s.sandbox(req.GetPodSandboxId())
+	if errors.Is(err, errNotFound) {
+		return &cri.RemovePodSandboxResponse{}, nil
+	}
+	sb.mu.Lock()
+	ready := sb.rec.Ready || sb.rec.Attached
+	sb.mu.Unlock()
+	if ready {
+		if err := s.stopSandbox(ctx, sb); err != nil {
+			return nil, err
+		}
+	}
+	for _, c := range s.containersOf(sb.rec.ID) {
+		if err := s.removeContainer(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	sb.op.Lock()
+	defer sb.op.Unlock()
+	if err := s.tearDown(ctx, sb); err != nil {
+		return nil, err
+	}
+	if err := s.forget("s", sb.rec.ID); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	delete(s.sandboxes, sb.rec.ID)
+	delete(s.names, "sandbox "+sandboxName(sb.config.Metadata))
+	s.mu.Unlock()
+	s.emit(sb, sb.rec.ID, cri.ContainerEventType_CONTAINER_DELETED_EVENT)
+	return &cri.RemovePodSandboxResponse{}, nil
+}
