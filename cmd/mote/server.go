@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+
+	"github.com/mote-edge/mote/controlplane"
+	"github.com/mote-edge/mote/internal/layout"
+)
+
+// gcPercent trades a little processor time for a smaller heap; GOGC overrides it.
+const gcPercent = 50
+
+func serverCommand(dirs *layout.Dirs) *cobra.Command {
+	var (
+		cfg         controlplane.Config
+		advertise   net.IP
+		serviceCIDR string
+		nodePorts   string
+	)
+	c := &cobra.Command{
+		Use:   "server",
+		Short: "Run the control plane",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Getenv("GOGC") == "" {
+				debug.SetGCPercent(gcPercent)
+			}
+			quietLibraries()
+			cfg.Dirs = *dirs
+			cfg.API.AdvertiseAddress = advertise
+			if err := parseServerFlags(&cfg, serviceCIDR, nodePorts); err != nil {
+				return err
+			}
+			s, err := controlplane.New(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			return s.Run(cmd.Context())
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&cfg.API.BindAddress, "bind-address", "", "address to listen on (default all)")
+	f.IntVar(&cfg.API.Port, "secure-port", 6443, "port of the API server")
+	f.IPVar(&advertise, "advertise-address", nil, "address at which nodes and pods reach the API server (default that of the default route)")
+	f.StringSliceVar(&cfg.API.Hosts, "tls-san", nil, "further names and addresses for the API server's certificate")
+	f.StringVar(&serviceCIDR, "service-cidr", "10.43.0.0/16", "range of the Services' addresses")
+	f.StringVar(&nodePorts, "service-node-port-range", "30000-32767", "range of the Services' node ports")
+	f.StringVar(&cfg.API.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
+	f.StringVar(&cfg.API.Issuer, "service-account-issuer", "", "issuer of service-account tokens (default https://kubernetes.default.svc.<cluster domain>)")
+	f.DurationVar(&cfg.API.EventTTL, "event-ttl", 0, "how long events are kept (default 1h)")
+	f.BoolVar(&cfg.API.Fairness, "enable-priority-and-fairness", false, "API priority and fairness instead of a plain limit of concurrent requests")
+	f.StringSliceVar(&cfg.API.DisablePlugins, "disable-admission-plugins", nil, "admission plugins to leave out")
+	f.BoolVar(&cfg.API.Profiling, "profiling", false, "serve /debug/pprof to those whom RBAC lets")
+	cfg.API.AnonymousAuth = f.Bool("anonymous-auth", true, "let requests without credentials through to authorization")
+	f.StringSliceVar(&cfg.Etcd.Servers, "etcd-servers", nil, "URLs of an external etcd cluster (default: an embedded one)")
+	f.StringVar(&cfg.Etcd.CAFile, "etcd-cafile", "", "authority of the external etcd's certificates")
+	f.StringVar(&cfg.Etcd.CertFile, "etcd-certfile", "", "client certificate for the external etcd")
+	f.StringVar(&cfg.Etcd.KeyFile, "etcd-keyfile", "", "key of the client certificate for the external etcd")
+	f.DurationVar(&cfg.Etcd.CompactInterval, "etcd-compaction-interval", 0, "how much history is kept (default 5m)")
+	f.Int64Var(&cfg.Etcd.QuotaBytes, "etcd-quota-backend-bytes", 0, "bound of the embedded database (default 2 GiB)")
+	return c
+}
+
+func parseServerFlags(cfg *controlplane.Config, serviceCIDR, nodePorts string) error {
+	_, cidr, err := net.ParseCIDR(serviceCIDR)
+	if err != nil {
+		return fmt.Errorf("--service-cidr %q is not a range: give one like 10.43.0.0/16", serviceCIDR)
+	}
+	cfg.API.ServiceCIDR = cidr
+	first, last, ok := strings.Cut(nodePorts, "-")
+	a, err1 := strconv.Atoi(first)
+	b, err2 := strconv.Atoi(last)
+	if !ok || errors.Join(err1, err2) != nil || a < 1 || b < a || b > 65535 {
+		return fmt.Errorf("--service-node-port-range %q is not a range: give one like 30000-32767", nodePorts)
+	}
+	cfg.API.NodePortFirst, cfg.API.NodePortCount = a, b-a+1
+	return nil
+}
+
+// quietLibraries sends what Kubernetes' libraries log to our own log, warnings and up: at info they tell of every
+// controller that starts.
+func quietLibraries() {
+	h := levelHandler{slog.Default().Handler(), slog.LevelWarn}
+	klog.SetSlogLogger(slog.New(h))
+}
+
+type levelHandler struct {
+	slog.Handler
+	min slog.Level
+}
+
+func (h levelHandler) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= h.min && h.Handler.Enabled(ctx, l)
+}
+func (h levelHandler) WithAttrs(a []slog.Attr) slog.Handler {
+	return levelHandler{h.Handler.WithAttrs(a), h.min}
+}
+func (h levelHandler) WithGroup(g string) slog.Handler {
+	return levelHandler{h.Handler.WithGroup(g), h.min}
+}

@@ -1,0 +1,56 @@
+package apiserver
+
+import (
+	"fmt"
+	"net/http"
+
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/admission/initializer"
+	admissionmetrics "k8s.io/apiserver/pkg/admission/metrics"
+	"k8s.io/apiserver/pkg/admission/plugin/resourcequota"
+	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/util/webhook"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/restmapper"
+
+	plugins "github.com/mote-edge/mote/controlplane/admission"
+)
+
+// admission puts the plugins in order and gives them what they ask for.
+func (s *Server) admission(c *genericapiserver.Config, transport *http.Transport, resolver webhook.ServiceResolver) error {
+	all := admission.NewPlugins()
+	plugins.RegisterAll(all)
+	off := sets.New(s.cfg.DisablePlugins...)
+	off.Insert(resourcequota.PluginName) // until admission says what each kind of object counts for
+	if unknown := off.Difference(sets.New(all.Registered()...)); unknown.Len() > 0 {
+		return fmt.Errorf("--disable-admission-plugins: %v are unknown; the plugins are %v", sets.List(unknown), all.Registered())
+	}
+	var names []string
+	for _, n := range plugins.Order() {
+		if !off.Has(n) {
+			names = append(names, n)
+		}
+	}
+	none, err := admission.ReadAdmissionConfiguration(names, "", nil)
+	if err != nil {
+		return fmt.Errorf("read the admission configuration: %w", err)
+	}
+	dynamicClient, err := dynamic.NewForConfig(s.loopback)
+	if err != nil {
+		return fmt.Errorf("make a dynamic client: %w", err)
+	}
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(s.client.Discovery()))
+	chain, err := all.NewFromPlugins(names, none, admission.PluginInitializers{
+		initializer.NewAPIServerIDInitializer(c.APIServerID),
+		initializer.New(s.client, dynamicClient, s.informers, c.Authorization.Authorizer, c.FeatureGate, c.EffectiveVersion, c.DrainedNotify(), mapper),
+		webhookinit.NewPluginInitializer(webhook.NewDefaultAuthenticationInfoResolverWrapper(transport, nil, s.loopback, c.TracerProvider), resolver),
+	}, admission.Decorators{admission.DecoratorFunc(admissionmetrics.WithControllerMetrics)})
+	if err != nil {
+		return fmt.Errorf("assemble admission: %w", err)
+	}
+	c.AdmissionControl = admissionmetrics.WithStepMetrics(chain)
+	return nil
+}

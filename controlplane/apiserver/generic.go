@@ -1,0 +1,102 @@
+package apiserver
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
+	utilversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	"k8s.io/apiserver/pkg/features"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/server/healthz"
+	"k8s.io/apiserver/pkg/util/compatibility"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	restclient "k8s.io/client-go/rest"
+	basecompatibility "k8s.io/component-base/compatibility"
+
+	"github.com/mote-edge/mote/controlplane/pki"
+	"github.com/mote-edge/mote/controlplane/registry"
+	"github.com/mote-edge/mote/internal/version"
+)
+
+// lean turns off what serves fleets of API servers or costs memory by the object. The gates are the library's, and
+// process-wide.
+var lean = sync.OnceFunc(func() {
+	utilruntime.Must(utilfeature.DefaultMutableFeatureGate.SetFromMap(map[string]bool{
+		string(features.APIServerIdentity):                   false, // a lease and its heartbeat, for several servers
+		string(features.DetectCacheInconsistency):            false, // reads all of etcd every five minutes
+		string(features.ListFromCacheSnapshot):               false, // keeps old versions of every list
+		string(features.SizeBasedListCostEstimate):           false, // for priority and fairness
+		string(features.EtcdRangeStream):                     false, // the direct client has no streams for reads
+		string(features.UnknownVersionInteroperabilityProxy): false,
+	}))
+	// Our own clients needn't be warned of what our own code sends.
+	restclient.SetDefaultWarningHandler(restclient.NoWarnings{})
+})
+
+// effective is the library's version with Mote's name in what /version shows.
+type effective struct {
+	basecompatibility.EffectiveVersion
+}
+
+func (e effective) Info() *utilversion.Info {
+	info := *e.EffectiveVersion.Info()
+	info.GitVersion, info.GitCommit, info.GitTreeState = version.GitVersion(), version.Commit, "clean"
+	parts := strings.SplitN(strings.TrimPrefix(version.Kubernetes, "v"), ".", 3)
+	info.Major, info.Minor = parts[0], parts[1]
+	return &info
+}
+
+// generic is the configuration that the three servers of the chain share.
+func (s *Server) generic() (*genericapiserver.Config, error) {
+	c := genericapiserver.NewConfig(registry.Codecs())
+	c.EffectiveVersion = effective{compatibility.DefaultComponentGlobalsRegistry.EffectiveVersionFor(basecompatibility.DefaultKubeComponent)}
+	c.FeatureGate = utilfeature.DefaultFeatureGate
+	c.PublicAddress = s.cfg.AdvertiseAddress
+	c.ExternalAddress = net.JoinHostPort(s.cfg.AdvertiseAddress.String(), fmt.Sprint(s.cfg.listenPort()))
+	c.LoopbackClientConfig = s.loopback
+	c.EnableProfiling = s.cfg.Profiling
+	c.EnableIndex = true
+	c.LongRunningFunc = filters.BasicLongRunningRequestCheck(
+		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	c.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
+	c.RequestTimeout = time.Minute
+	c.StorageObjectCountTracker = nil
+	c.SecureServing = &genericapiserver.SecureServingInfo{
+		Listener: s.cfg.Listener,
+		Cert:     leafProvider{s.serving},
+		// Idle clients are many and small here.
+		HTTP2MaxStreamsPerConnection: 250,
+	}
+	clientCA, err := dynamiccertificates.NewStaticCAContent("client-ca", s.cfg.PKI.CA.CertPEM)
+	if err != nil {
+		return nil, fmt.Errorf("load the client authority: %w", err)
+	}
+	proxyCA, err := dynamiccertificates.NewStaticCAContent("front-proxy-ca", s.cfg.PKI.FrontProxy.CertPEM)
+	if err != nil {
+		return nil, fmt.Errorf("load the front proxy's authority: %w", err)
+	}
+	if err := s.authentication(c, clientCA, proxyCA); err != nil {
+		return nil, err
+	}
+	if err := s.authorization(c); err != nil {
+		return nil, err
+	}
+	c.AddHealthChecks(healthz.NamedCheck("etcd", func(r *http.Request) error { return s.cfg.Etcd.Healthy(r.Context()) }))
+	return c, nil
+}
+
+// leafProvider shows a pki.Leaf to the library.
+type leafProvider struct{ *pki.Leaf }
+
+var _ dynamiccertificates.CertKeyContentProvider = leafProvider{}
+
+func (l leafProvider) AddListener(x dynamiccertificates.Listener) { l.NotifyOnChange(x) }
