@@ -151,3 +151,19 @@ func ready(pod *corev1.Pod, containers corev1.PodCondition, others []corev1.PodC
 }
 
 func bracket(names []string) string { return "[" + strings.Join(names, " ") + "]" }
+
+// Others returns the conditions of own that this node writes, and of api those that it doesn't, PodScheduled included.
+func Others(api, own []corev1.PodCondition) []corev1.PodCondition {
+	var out []corev1.PodCondition
+	for _, c := range own {
+		if owned[c.Type] && (c.Type != corev1.PodScheduled || condition(api, c.Type) == nil) {
+			out = append(out, c)
+		}
+	}
+	for _, c := range api {
+		if !owned[c.Type] || c.Type == corev1.PodScheduled {
+			out = append(out, c)
+		}
+	}
+	return out
+}

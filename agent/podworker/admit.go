@@ -1,0 +1,123 @@
+package podworker
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"github.com/mote-edge/mote/agent/criconfig"
+)
+
+// admit decides whether the node takes a pod that it hasn't run yet. The manager's lock is held.
+func (m *Manager) admit(d Desired) *Verdict {
+	pod := d.Pod
+	p := m.cache.Get(pod.UID)
+	if len(p.Sandboxes) > 0 || pod.DeletionTimestamp != nil || pod.Status.Phase != "" && pod.Status.Phase != corev1.PodPending {
+		return nil // it was admitted before, or has nothing to be admitted to
+	}
+	var others []*corev1.Pod
+	for _, w := range m.workers {
+		// Read without the worker's lock, which its own turn may hold: pointers that are replaced as a whole, and an
+		// answer that is as old as it would be a moment ago.
+		if o, st := w.snapshot(); o != nil && (st == nil || st.Phase != corev1.PodSucceeded && st.Phase != corev1.PodFailed) {
+			others = append(others, o)
+		}
+	}
+	return admit(pod, others, m.node.Allocatable(), m.node.Labels(), m.cfg)
+}
+
+func (w *worker) snapshot() (*corev1.Pod, *corev1.PodStatus) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.verdict != nil {
+		return nil, nil
+	}
+	return w.pod, w.last
+}
+
+func reject(reason, format string, args ...any) *Verdict {
+	return &Verdict{reason, "Pod was rejected: " + fmt.Sprintf(format, args...)}
+}
+
+// admit is pure: nil means that the pod is welcome.
+func admit(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList, labels map[string]string, cfg Config) *Verdict {
+	if msg := criconfig.ForbiddenSysctl(pod, cfg.AllowedSysctls); msg != "" {
+		return reject("SysctlForbidden", "%s", msg)
+	}
+	if os := pod.Spec.OS; os != nil && os.Name != corev1.Linux {
+		return reject("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS")
+	}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: pod.Spec.NodeName, Labels: labels}}
+	if len(labels) > 0 {
+		if ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err != nil || !ok {
+			return reject("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")
+		}
+	}
+	if cfg.MaxPods > 0 && len(others) >= cfg.MaxPods {
+		return reject("OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: %d, capacity: %d", len(others), cfg.MaxPods)
+	}
+	taken := map[string]bool{}
+	for _, o := range others {
+		for _, p := range hostPorts(o) {
+			taken[p] = true
+		}
+	}
+	for _, p := range hostPorts(pod) {
+		if taken[p] {
+			return reject("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports")
+		}
+	}
+	if len(allocatable) == 0 {
+		return nil // not known yet
+	}
+	used := corev1.ResourceList{}
+	for _, o := range others {
+		for name, q := range resourcehelper.PodRequests(o, resourcehelper.PodResourcesOptions{}) {
+			sum := used[name]
+			sum.Add(q)
+			used[name] = sum
+		}
+	}
+	for name, want := range resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}) {
+		have, ok := allocatable[name]
+		if want.IsZero() || !ok && name != corev1.ResourceCPU && name != corev1.ResourceMemory && name != corev1.ResourceEphemeralStorage {
+			continue // extended resources that this node knows nothing of are the scheduler's matter
+		}
+		sum := used[name]
+		sum.Add(want)
+		if sum.Cmp(have) > 0 {
+			u := used[name]
+			return reject("OutOf"+string(name), "Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
+				name, amount(name, want), amount(name, u), amount(name, have))
+		}
+	}
+	return nil
+}
+
+// amount is a quantity in the unit that messages have: thousandths for CPU.
+func amount(name corev1.ResourceName, q resource.Quantity) int64 {
+	if name == corev1.ResourceCPU {
+		return q.MilliValue()
+	}
+	return q.Value()
+}
+
+func hostPorts(pod *corev1.Pod) []string {
+	var out []string
+	for i := range pod.Spec.Containers {
+		for _, p := range pod.Spec.Containers[i].Ports {
+			if p.HostPort > 0 {
+				ip := p.HostIP
+				if ip == "" {
+					ip = "0.0.0.0"
+				}
+				out = append(out, fmt.Sprintf("%s %s:%d", p.Protocol, ip, p.HostPort))
+			}
+		}
+	}
+	return out
+}

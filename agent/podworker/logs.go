@@ -1,0 +1,137 @@
+package podworker
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/mote-edge/mote/agent/cri"
+	"github.com/mote-edge/mote/agent/criconfig"
+)
+
+// The bounds of termination messages, as the API defines them.
+const (
+	maxMessage      = 4096
+	maxLogMessage   = 2048
+	maxLogLines     = 80
+	maxLogTailBytes = 64 << 10
+)
+
+// terminationMessage reads what a container left when it ended: its message file, or else, if its policy says so and it
+// failed, the end of its log.
+func terminationMessage(c *cri.Container, logDir string) string {
+	if c.MessageFile != "" {
+		if msg := head(c.MessageFile, maxMessage); msg != "" {
+			return msg
+		}
+	}
+	if c.TerminationPolicy != string(corev1.TerminationMessageFallbackToLogsOnError) || c.ExitCode == 0 {
+		return ""
+	}
+	path := c.LogPath
+	if path != "" && !filepath.IsAbs(path) {
+		path = filepath.Join(logDir, path)
+	}
+	return logTail(path)
+}
+
+func head(path string, limit int64) string {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() { // the container may have put anything there: a link, a pipe
+		return ""
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = f.Close() }()
+	b, _ := io.ReadAll(io.LimitReader(f, limit))
+	return string(b)
+}
+
+// logTail returns the last lines of a CRI log without what CRI puts before each.
+func logTail(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = f.Close() }()
+	if size, err := f.Seek(0, io.SeekEnd); err == nil {
+		_, _ = f.Seek(max(size-maxLogTailBytes, 0), io.SeekStart)
+	}
+	var lines []string
+	sc := bufio.NewScanner(f)
+	sc.Buffer(nil, maxLogTailBytes)
+	open := false // the line before was a partial one
+	for sc.Scan() {
+		parts := bytes.SplitN(sc.Bytes(), []byte(" "), 4) // time, stream, tags, text
+		if len(parts) != 4 {
+			continue
+		}
+		if open {
+			lines[len(lines)-1] += string(parts[3])
+		} else {
+			lines = append(lines, string(parts[3]))
+		}
+		open = bytes.HasPrefix(parts[2], []byte("P"))
+	}
+	if len(lines) > maxLogLines {
+		lines = lines[len(lines)-maxLogLines:]
+	}
+	if len(lines) == 0 {
+		return ""
+	}
+	out := strings.Join(lines, "\n") + "\n"
+	if len(out) > maxLogMessage {
+		out = out[len(out)-maxLogMessage:]
+	}
+	return out
+}
+
+func (m *Manager) logDir(pod *corev1.Pod) string {
+	return filepath.Join(m.cfg.PodLogDir, criconfig.LogDir(pod))
+}
+
+func (m *Manager) podDir(uid types.UID) string { return filepath.Join(m.cfg.PodsDir, string(uid)) }
+
+// containersDir holds a link a container, beside the pod logs: log collectors look there.
+func (m *Manager) containersDir() string {
+	return filepath.Join(filepath.Dir(filepath.Clean(m.cfg.PodLogDir)), "containers")
+}
+
+func (m *Manager) linkLog(pod *corev1.Pod, container, id string, attempt uint32) {
+	dir := m.containersDir()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		m.log.Debug("directory of log links", "err", err)
+		return
+	}
+	link := filepath.Join(dir, fmt.Sprintf("%s_%s_%s-%s.log", pod.Name, pod.Namespace, container, id))
+	if err := os.Symlink(filepath.Join(m.logDir(pod), criconfig.LogName(container, attempt)), link); err != nil && !os.IsExist(err) {
+		m.log.Debug("log link", "err", err)
+	}
+}
+
+func (m *Manager) removeLog(pod *corev1.Pod, c *cri.Container) {
+	_ = os.Remove(filepath.Join(m.containersDir(), fmt.Sprintf("%s_%s_%s-%s.log", pod.Name, pod.Namespace, c.Name, c.ID)))
+	path := filepath.Join(m.logDir(pod), criconfig.LogName(c.Name, c.Attempt))
+	old, _ := filepath.Glob(path + ".*") // rotated ones
+	for _, f := range append(old, path, filepath.Join(m.podDir(pod.UID), "containers", c.Name, fmt.Sprintf("%d.message", c.Attempt))) {
+		_ = os.Remove(f)
+	}
+}
+
+func (m *Manager) unlinkLogs(pod *corev1.Pod) {
+	links, _ := filepath.Glob(filepath.Join(m.containersDir(), fmt.Sprintf("%s_%s_*.log", pod.Name, pod.Namespace)))
+	for _, l := range links {
+		if target, err := os.Readlink(l); err == nil && strings.HasPrefix(target, m.logDir(pod)+"/") {
+			_ = os.Remove(l)
+		}
+	}
+}

@@ -1,0 +1,62 @@
+package podworker
+
+import (
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/mote-edge/mote/agent/status"
+)
+
+// The back-off of containers that keep ending.
+const (
+	firstDelay = 10 * time.Second
+	maxDelay   = 5 * time.Minute
+	calmAfter  = 2 * maxDelay // a container that ran this long starts over
+)
+
+// Backoff is one container's history of restarts. The zero value has none: the first restart is at once.
+type Backoff struct {
+	Delay time.Duration
+	Since time.Time // of the last restart
+}
+
+// Until returns when a container that ended at finished may start again.
+func (b Backoff) Until(finished time.Time) time.Time {
+	if b.Delay == 0 || finished.Sub(b.Since) > calmAfter {
+		return finished
+	}
+	return finished.Add(b.Delay)
+}
+
+// Next is the back-off after a restart at now of a container that ended at finished.
+func (b Backoff) Next(finished, now time.Time) Backoff {
+	if b.Delay == 0 || finished.Sub(b.Since) > calmAfter {
+		return Backoff{firstDelay, now}
+	}
+	return Backoff{min(2*b.Delay, maxDelay), now}
+}
+
+// restarts tells whether a container that ended with that code is to run again. The container's rules come before its
+// policy, and that before the pod's.
+func restarts(pod *corev1.Pod, c *corev1.Container, code int32) bool {
+	for _, r := range c.RestartPolicyRules {
+		if e := r.ExitCodes; e != nil && slices.Contains(e.Values, code) == (e.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
+			return true // restarting is the one action that concerns a single container
+		}
+	}
+	policy := pod.Spec.RestartPolicy
+	if c.RestartPolicy != nil {
+		policy = corev1.RestartPolicy(*c.RestartPolicy)
+	}
+	switch policy {
+	case corev1.RestartPolicyNever:
+		return false
+	case corev1.RestartPolicyOnFailure:
+		return code != 0
+	}
+	return true
+}
+
+var isSidecar = status.IsSidecar
