@@ -15,7 +15,7 @@ import (
 // Storages builds everything of admissionregistration.k8s.io/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	return to, resource.AddAll(c.Options, to, &mutatingWebhooks, &validatingWebhooks,
+	return to, resource.AddAll(c, to, &mutatingWebhooks, &validatingWebhooks,
 		&validatingPolicies, &validatingBindings, &mutatingPolicies, &mutatingBindings)
 }
 

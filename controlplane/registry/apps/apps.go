@@ -27,16 +27,16 @@ import (
 // Storages builds everything of apps/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	if err := resource.AddAll(c.Options, to, &daemonSets, &controllerRevisions); err != nil {
+	if err := resource.AddAll(c, to, &daemonSets, &controllerRevisions); err != nil {
 		return nil, err
 	}
-	if err := resource.AddScaled(&deployments, c.Options, to, deploymentScale); err != nil {
+	if err := resource.AddScaled(&deployments, c, to, deploymentScale); err != nil {
 		return nil, err
 	}
-	if err := resource.AddScaled(&replicaSets, c.Options, to, replicaSetScale); err != nil {
+	if err := resource.AddScaled(&replicaSets, c, to, replicaSetScale); err != nil {
 		return nil, err
 	}
-	return to, resource.AddScaled(&statefulSets, c.Options, to, statefulSetScale)
+	return to, resource.AddScaled(&statefulSets, c, to, statefulSetScale)
 }
 
 var all = []string{"all"}

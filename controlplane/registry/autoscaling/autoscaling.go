@@ -19,7 +19,7 @@ import (
 // Storages builds the storages of autoscaling/v2; v1 serves the same ones.
 func Storages(c *registry.Config) (registry.Storages, error) {
 	to := registry.Storages{}
-	return to, registry.AddAll(c.Options, to, &autoscalers)
+	return to, registry.AddAll(c, to, &autoscalers)
 }
 
 type hpa = autoscalingv2.HorizontalPodAutoscaler

@@ -26,7 +26,7 @@ import (
 // Storages builds everything of batch/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	return to, resource.AddAll(c.Options, to, &jobs, &cronJobs)
+	return to, resource.AddAll(c, to, &jobs, &cronJobs)
 }
 
 var jobs = resource.Descriptor[*batchv1.Job]{

@@ -26,7 +26,7 @@ type request = certificatesv1.CertificateSigningRequest
 // Storages builds everything of certificates.k8s.io/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	if err := resource.AddAll(c.Options, to, &requests, &bundles, &podRequests); err != nil {
+	if err := resource.AddAll(c, to, &requests, &bundles, &podRequests); err != nil {
 		return nil, err
 	}
 	approval := requests

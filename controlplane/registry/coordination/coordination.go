@@ -15,7 +15,7 @@ import (
 // Storages builds everything of coordination.k8s.io/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	return to, resource.AddAll(c.Options, to, &leases)
+	return to, resource.AddAll(c, to, &leases)
 }
 
 var leases = resource.Descriptor[*coordinationv1.Lease]{

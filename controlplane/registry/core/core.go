@@ -18,12 +18,16 @@ import (
 // Storages builds everything of the core group.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	err := resource.AddAll(c.Options, to,
+	err := resource.AddAll(c, to,
 		&configMaps, &secrets, &serviceAccounts, &limitRanges, &resourceQuotas, &podTemplates,
-		&nodes, &services)
+		&nodes, &services, &endpoints, &persistentVolumes, &persistentVolumeClaims)
 	if err != nil {
 		return nil, err
 	}
+	if err := resource.AddScaled(&replicationControllers, c, to, replicationControllerScale); err != nil {
+		return nil, err
+	}
+	to["componentstatuses"] = newComponentStatuses(c.Components)
 	if err := addNamespaces(c, to); err != nil {
 		return nil, err
 	}
@@ -34,7 +38,7 @@ func Storages(c *resource.Config) (resource.Storages, error) {
 }
 
 func addPods(c *resource.Config, to resource.Storages) error {
-	r, status, err := pods.Build(c.Options)
+	r, status, err := pods.Build(c)
 	if err != nil {
 		return err
 	}

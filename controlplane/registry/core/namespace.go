@@ -175,7 +175,7 @@ func propagationFinalizers(have []string, options *metav1.DeleteOptions) []strin
 
 // addNamespaces adds namespaces, their status and their finalize subresource.
 func addNamespaces(c *resource.Config, to resource.Storages) error {
-	r, status, err := namespaces.Build(c.Options)
+	r, status, err := namespaces.Build(c)
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ import (
 // Storages builds everything of discovery.k8s.io/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	return to, resource.AddAll(c.Options, to, &slices)
+	return to, resource.AddAll(c, to, &slices)
 }
 
 var slices = resource.Descriptor[*discoveryv1.EndpointSlice]{

@@ -20,7 +20,7 @@ import (
 // Storages builds everything of resource.k8s.io/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	return to, resource.AddAll(c.Options, to, &classes, &claims, &templates, &slices, &taintRules)
+	return to, resource.AddAll(c, to, &classes, &claims, &templates, &slices, &taintRules)
 }
 
 var classes = resource.Descriptor[*resourcev1.DeviceClass]{

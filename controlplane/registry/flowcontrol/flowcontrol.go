@@ -16,7 +16,7 @@ import (
 // Storages builds everything of flowcontrol.apiserver.k8s.io/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	return to, resource.AddAll(c.Options, to, &schemas, &levels)
+	return to, resource.AddAll(c, to, &schemas, &levels)
 }
 
 var schemas = resource.Descriptor[*flowcontrolv1.FlowSchema]{

@@ -21,7 +21,7 @@ import (
 // Storages builds everything of networking.k8s.io/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	return to, resource.AddAll(c.Options, to, &ingresses, &ingressClasses, &policies, &serviceCIDRs, &IPAddresses)
+	return to, resource.AddAll(c, to, &ingresses, &ingressClasses, &policies, &serviceCIDRs, &IPAddresses)
 }
 
 var ingresses = resource.Descriptor[*networkingv1.Ingress]{

@@ -15,7 +15,7 @@ import (
 // Storages builds everything of policy/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	return to, resource.AddAll(c.Options, to, &budgets)
+	return to, resource.AddAll(c, to, &budgets)
 }
 
 var budgets = resource.Descriptor[*policyv1.PodDisruptionBudget]{

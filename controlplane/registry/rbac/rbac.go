@@ -19,14 +19,17 @@ import (
 // Storages builds everything of rbac.authorization.k8s.io/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	if err := resource.AddAll(c.Options, to, &roles, &roleBindings, &clusterRoles, &clusterRoleBindings); err != nil {
+	if err := resource.AddAll(c, to, &roles, &roleBindings, &clusterRoles, &clusterRoleBindings); err != nil {
 		return nil, err
 	}
 	stores := map[string]*resource.REST{}
 	for name := range to {
 		stores[name] = to[name].(*resource.REST)
 	}
-	g := guard{authorizer: c.Authorizer, rules: storeRules{stores}}
+	g := guard{authorizer: c.Authorizer, rules: c.RBAC}
+	if g.rules == nil {
+		g.rules = storeRules{stores}
+	}
 	for name, check := range map[string]checkFunc{
 		"roles": g.role, "clusterroles": g.role, "rolebindings": g.binding, "clusterrolebindings": g.binding,
 	} {

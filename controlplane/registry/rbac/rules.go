@@ -16,20 +16,10 @@ import (
 	"github.com/mote-edge/mote/controlplane/registry/resource"
 )
 
-// RuleSource resolves the rules of users and roles.
-type RuleSource interface {
-	// RulesFor returns every rule that u has in namespace ("" for the cluster
-	// scope alone). With an error it returns what it could find.
-	RulesFor(ctx context.Context, u user.Info, namespace string) ([]rbacv1.PolicyRule, error)
-	// RoleRules returns the rules of a role; a role that doesn't exist is a
-	// NotFound API error.
-	RoleRules(ctx context.Context, ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error)
-}
-
 // storeRules reads roles and bindings from the stores that serve them.
 type storeRules struct{ stores map[string]*resource.REST }
 
-var _ RuleSource = storeRules{}
+var _ resource.RuleSource = storeRules{}
 
 func (s storeRules) RoleRules(ctx context.Context, ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error) {
 	switch ref.Kind {

@@ -22,6 +22,8 @@ import (
 type Config struct {
 	// Options says where objects are stored.
 	Options generic.RESTOptionsGetter
+	// Uncached stores without a watch cache; nil gives every resource a cache.
+	Uncached generic.StorageDecorator
 	// Loopback reaches the API server itself, for repair work after start.
 	Loopback *restclient.Config
 
@@ -38,7 +40,13 @@ type Config struct {
 	// plain one that doesn't verify the pods' certificates.
 	ProxyTransport http.RoundTripper
 
-	Authorizer authorizer.Authorizer
+	// Components are the parts of the control plane with their health checks,
+	// for the deprecated componentstatuses.
+	Components map[string]func() error
+
+	Authorizer authorizer.UnconditionalAuthorizer
+	// RBAC resolves rules for the escalation checks; nil reads them from the stores.
+	RBAC RuleSource
 	// Rules answers SelfSubjectRulesReview; nil answers with an empty list.
 	Rules authorizer.RuleResolver
 	// Authenticator answers TokenReview.
@@ -94,9 +102,14 @@ type TokenClaims struct {
 	Private any
 }
 
-// RuleSource resolves RBAC rules, for the escalation checks of the rbac group.
+// RuleSource resolves the rules of users and roles, for the escalation checks of
+// the rbac group.
 type RuleSource interface {
+	// RulesFor returns every rule that u has in namespace ("" for the cluster
+	// scope alone). With an error it returns what it could find.
 	RulesFor(ctx context.Context, u user.Info, namespace string) ([]rbacv1.PolicyRule, error)
+	// RoleRules returns the rules of a role; a role that doesn't exist is a
+	// NotFound API error.
 	RoleRules(ctx context.Context, ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error)
 }
 
@@ -105,12 +118,12 @@ type Storages map[string]rest.Storage
 
 // Builder is a Descriptor of any kind.
 type Builder interface {
-	Add(options generic.RESTOptionsGetter, to Storages) error
+	Add(c *Config, to Storages) error
 }
 
 // Add builds the resource and its status subresource into to.
-func (d *Descriptor[T]) Add(options generic.RESTOptionsGetter, to Storages) error {
-	r, status, err := d.Build(options)
+func (d *Descriptor[T]) Add(c *Config, to Storages) error {
+	r, status, err := d.Build(c)
 	if err != nil {
 		return err
 	}
@@ -122,9 +135,9 @@ func (d *Descriptor[T]) Add(options generic.RESTOptionsGetter, to Storages) erro
 }
 
 // AddAll adds each of them.
-func AddAll(options generic.RESTOptionsGetter, to Storages, builders ...Builder) error {
+func AddAll(c *Config, to Storages, builders ...Builder) error {
 	for _, b := range builders {
-		if err := b.Add(options, to); err != nil {
+		if err := b.Add(c, to); err != nil {
 			return err
 		}
 	}
@@ -132,8 +145,8 @@ func AddAll(options generic.RESTOptionsGetter, to Storages, builders ...Builder)
 }
 
 // AddScaled is Add with a scale subresource.
-func AddScaled[T Object](d *Descriptor[T], options generic.RESTOptionsGetter, to Storages, s Scale[T]) error {
-	if err := d.Add(options, to); err != nil {
+func AddScaled[T Object](d *Descriptor[T], c *Config, to Storages, s Scale[T]) error {
+	if err := d.Add(c, to); err != nil {
 		return err
 	}
 	to[d.Plural+"/scale"] = ScaleOf(d, to[d.Plural].(*REST).Store, s)

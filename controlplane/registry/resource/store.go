@@ -76,7 +76,7 @@ var (
 )
 
 // Build makes the resource's storage, and its status subresource when it has one.
-func (d *Descriptor[T]) Build(options generic.RESTOptionsGetter) (*REST, *Status, error) {
+func (d *Descriptor[T]) Build(c *Config) (*REST, *Status, error) {
 	base := newStrategy(d)
 	store := &genericregistry.Store{
 		NewFunc:                   func() runtime.Object { return d.New() },
@@ -99,7 +99,7 @@ func (d *Descriptor[T]) Build(options generic.RESTOptionsGetter) (*REST, *Status
 	}
 	trigger, indexers := d.index()
 	err := store.CompleteWithOptions(&generic.StoreOptions{
-		RESTOptions: lean{RESTOptionsGetter: options, uncached: d.Uncached},
+		RESTOptions: lean{RESTOptionsGetter: c.Options, decorator: d.decorator(c)},
 		AttrFunc:    d.attrs,
 		TriggerFunc: trigger,
 		Indexers:    indexers,
@@ -117,7 +117,14 @@ func (d *Descriptor[T]) Build(options generic.RESTOptionsGetter) (*REST, *Status
 // lean adapts the API server's storage options to one resource.
 type lean struct {
 	generic.RESTOptionsGetter
-	uncached bool
+	decorator generic.StorageDecorator
+}
+
+func (d *Descriptor[T]) decorator(c *Config) generic.StorageDecorator {
+	if d.Uncached {
+		return c.Uncached
+	}
+	return nil
 }
 
 func (l lean) GetRESTOptions(gr schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
@@ -125,8 +132,8 @@ func (l lean) GetRESTOptions(gr schema.GroupResource, example runtime.Object) (g
 	if err != nil {
 		return opts, err
 	}
-	if l.uncached {
-		opts.Decorator = generic.UndecoratedStorage
+	if l.decorator != nil {
+		opts.Decorator = l.decorator
 	}
 	config := *opts.StorageConfig
 	config.Codec = untyped{config.Codec}

@@ -47,6 +47,9 @@ func (d *Descriptor[T]) table() rest.TableConvertor {
 	return tables[T]{columns: d.Columns, conditions: d.RowConditions}
 }
 
+// Table renders objects of one kind, and their lists, with columns.
+func Table[T Object](columns []Column[T]) rest.TableConvertor { return tables[T]{columns: columns} }
+
 type tables[T Object] struct {
 	columns    []Column[T]
 	conditions func(T) []metav1.TableRowCondition
@@ -91,7 +94,7 @@ func (t tables[T]) ConvertToTable(_ context.Context, object, options runtime.Obj
 		if def.Type == "" {
 			def.Type = "string"
 		}
-		if i == 0 && c.Name == "Name" {
+		if c.Name == "Name" {
 			def.Format = "name"
 		}
 		if c.Wide {

@@ -17,7 +17,7 @@ import (
 // Storages builds everything of scheduling.k8s.io/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	return to, resource.AddAll(c.Options, to, &classes)
+	return to, resource.AddAll(c, to, &classes)
 }
 
 var classes = resource.Descriptor[*schedulingv1.PriorityClass]{

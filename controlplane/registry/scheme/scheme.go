@@ -39,6 +39,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+
+	"github.com/mote-edge/mote/controlplane/registry/defaults"
 )
 
 // Scheme returns the one scheme of the built-in API.
@@ -119,6 +121,7 @@ func New() *runtime.Scheme {
 	utilruntime.Must(addAutoscalingConversions(s))
 	utilruntime.Must(addParameterConversions(s))
 	utilruntime.Must(addFieldLabels(s))
+	utilruntime.Must(defaults.Register(s))
 	return s
 }
 

@@ -20,7 +20,7 @@ import (
 // Storages builds everything of storage.k8s.io/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	return to, resource.AddAll(c.Options, to, &classes, &attributesClasses, &drivers, &nodes, &capacities, &attachments)
+	return to, resource.AddAll(c, to, &classes, &attributesClasses, &drivers, &nodes, &capacities, &attachments)
 }
 
 const unset = "<unset>"
