@@ -3,6 +3,7 @@ package controllers
 import (
 	"fmt"
 
+	"github.com/mote-edge/mote/controlplane/controllers/daemonset"
 	"github.com/mote-edge/mote/controlplane/controllers/deployment"
 	"github.com/mote-edge/mote/controlplane/controllers/endpoints"
 	"github.com/mote-edge/mote/controlplane/controllers/endpointslice"
@@ -43,6 +44,10 @@ func workloads(cfg Config) ([]entry, error) {
 	{
 		c, err := endpointslicemirroring.New(cfg.Client, cfg.Informers, cfg.Recorder("endpoint-slice-mirroring-controller"))
 		add("endpointslicemirroring", c, err)
+	}
+	{
+		c, err := daemonset.New(cfg.Client, cfg.Informers, cfg.Recorder("daemonset-controller"))
+		add("daemonset", c, err)
 	}
 	if failed != nil {
 		return nil, failed

@@ -1,9 +1,6 @@
 package deployment
 
 import (
-	"encoding/binary"
-	"fmt"
-	"hash/fnv"
 	"maps"
 	"strconv"
 	"strings"
@@ -11,9 +8,9 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/utils/dump"
+
+	"github.com/mote-edge/mote/controlplane/controllers/revision"
 )
 
 // The annotations that a Deployment keeps on its ReplicaSets; kubectl reads the first two.
@@ -80,11 +77,11 @@ func annotations(d *appsv1.Deployment, rs *appsv1.ReplicaSet, next int64) (want 
 	return want, true
 }
 
-func addHistory(history, revision string) string {
+func addHistory(history, was string) string {
 	if history == "" {
-		return revision
+		return was
 	}
-	history += "," + revision
+	history += "," + was
 	for len(history) > historyLimit {
 		_, rest, more := strings.Cut(history, ",")
 		if !more {
@@ -103,22 +100,9 @@ func sizeAnnotations(d *appsv1.Deployment, rs *appsv1.ReplicaSet) (add map[strin
 	return map[string]string{desiredAnnotation: desired, maxAnnotation: highest}, changed
 }
 
-// templateHash names a template. It is the hash that upstream computes, so that ReplicaSets made there keep their
-// names here; collisions makes it another one after a clash.
-func templateHash(t *corev1.PodTemplateSpec, collisions *int32) string {
-	h := fnv.New32a()
-	fmt.Fprintf(h, "%v", dump.ForHash(*t))
-	if collisions != nil {
-		var b [8]byte
-		binary.LittleEndian.PutUint32(b[:], uint32(*collisions))
-		_, _ = h.Write(b[:]) // a hash never fails
-	}
-	return rand.SafeEncodeString(strconv.FormatUint(uint64(h.Sum32()), 10))
-}
-
 // newSet makes the ReplicaSet of the Deployment's present template.
 func newSet(d *appsv1.Deployment, old []*appsv1.ReplicaSet) *appsv1.ReplicaSet {
-	hash := templateHash(&d.Spec.Template, d.Status.CollisionCount)
+	hash := revision.TemplateHash(&d.Spec.Template, d.Status.CollisionCount)
 	template := d.Spec.Template.DeepCopy()
 	if template.Labels == nil {
 		template.Labels = map[string]string{}

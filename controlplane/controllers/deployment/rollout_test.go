@@ -295,7 +295,7 @@ func TestProgress(t *testing.T) {
 			sets{rs("new", 2, 1), nil}, reasonUpdated},
 		{"nothing moved, in time", appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, Conditions: cond(reasonCreated, time.Minute)},
 			sets{rs("new", 2, 0), nil}, reasonCreated},
-		{"nothing moved, too late", appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, Conditions: cond(reasonCreated, 11 * time.Minute)},
+		{"nothing moved, too late", appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, Conditions: cond(reasonCreated, 11*time.Minute)},
 			sets{rs("new", 2, 0), nil}, reasonTimedOut},
 		{"losing a pod after completion is no timeout", appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: 2, Conditions: cond(reasonComplete, time.Hour)},
 			sets{rs("new", 2, 1), nil}, reasonComplete},

@@ -172,7 +172,9 @@ func diff(have, want []*discoveryv1.EndpointSlice) changes {
 		}
 	}
 	for _, w := range open {
-		h := take(func(h *discoveryv1.EndpointSlice) bool { return h.AddressType == w.AddressType && portsKey(h.Ports) == portsKey(w.Ports) })
+		h := take(func(h *discoveryv1.EndpointSlice) bool {
+			return h.AddressType == w.AddressType && portsKey(h.Ports) == portsKey(w.Ports)
+		})
 		if h == nil {
 			h = take(func(h *discoveryv1.EndpointSlice) bool { return h.AddressType == w.AddressType })
 		}

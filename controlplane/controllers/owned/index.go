@@ -197,4 +197,3 @@ func WatchSelf(inf cache.SharedIndexInformer, add func(types.NamespacedName), go
 	}
 	return nil
 }
-

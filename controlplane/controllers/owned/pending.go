@@ -31,10 +31,14 @@ func NewPending() *Pending {
 }
 
 // Created notes a pod that the API server has just returned from its creation.
-func (p *Pending) Created(owner, pod types.UID, key types.NamespacedName) { p.note(owner, pod, key, true) }
+func (p *Pending) Created(owner, pod types.UID, key types.NamespacedName) {
+	p.note(owner, pod, key, true)
+}
 
 // Deleted notes a pod whose deletion was asked for.
-func (p *Pending) Deleted(owner, pod types.UID, key types.NamespacedName) { p.note(owner, pod, key, false) }
+func (p *Pending) Deleted(owner, pod types.UID, key types.NamespacedName) {
+	p.note(owner, pod, key, false)
+}
 
 func (p *Pending) note(owner, pod types.UID, key types.NamespacedName, created bool) {
 	p.mu.Lock()

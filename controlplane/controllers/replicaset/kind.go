@@ -56,7 +56,9 @@ func newReplicaSets(client kubernetes.Interface, f informers.SharedInformerFacto
 	return &replicaSets{client: client, inf: i.Informer(), lister: i.Lister()}
 }
 
-func (k *replicaSets) gvk() schema.GroupVersionKind        { return appsv1.SchemeGroupVersion.WithKind("ReplicaSet") }
+func (k *replicaSets) gvk() schema.GroupVersionKind {
+	return appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
+}
 func (k *replicaSets) informer() cache.SharedIndexInformer { return k.inf }
 
 func (k *replicaSets) get(key types.NamespacedName) (*set, error) {
