@@ -68,6 +68,8 @@ func (s *Server) builtIn(config genericapiserver.Config, next genericapiserver.D
 	}
 	groups, err := registry.Groups(registry.Config{
 		Options:        options,
+		Uncached:       options.Uncached(),
+		RBAC:           s.rbac.Source(),
 		Loopback:       s.loopback,
 		ServiceCIDR:    s.cfg.ServiceCIDR,
 		NodePorts:      utilnet.PortRange{Base: s.cfg.NodePortFirst, Size: s.cfg.NodePortCount},
