@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-edge/mote/proxy/dns"
 )
 
 // The cluster DNS address lives on the loopback link: there pods reach it by their gateway and host processes directly,
@@ -45,4 +48,24 @@ func releaseDNSAddress(a netip.Addr) error {
 	return nil
 }
 
-func (p *Proxy) runDNS(ctx context.Context) { <-ctx.Done() }
+// runDNS serves cluster DNS until ctx ends. What fails is tried again: an address or a port may become free.
+func (p *Proxy) runDNS(ctx context.Context) {
+	server, err := dns.New(dns.Config{
+		Address: p.cfg.DNSAddress, Domain: p.cfg.ClusterDomain, Source: p.store, Ready: p.store.Ready(),
+		ResolvConf: p.cfg.ResolvConf, Ranges: []netip.Prefix{p.cfg.ClusterCIDR, p.cfg.ServiceCIDR},
+	})
+	for retry := retryFirst; err == nil; retry = min(2*retry, retryMost) {
+		runErr := holdDNSAddress(p.cfg.DNSAddress)
+		if runErr == nil {
+			runErr = server.Run(ctx)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		slog.ErrorContext(ctx, "cluster DNS is not served on this node", "error", runErr, "retryIn", retry)
+		if !sleep(ctx, retry) {
+			return
+		}
+	}
+	slog.ErrorContext(ctx, "cluster DNS is not served on this node", "error", err)
+}

@@ -18,9 +18,9 @@ type syncer struct {
 	apply  *applier
 	health healthChecks
 	// built has what each Service contributes. The rules of its own chains are dropped once they are applied.
-	built map[snapshot.Name]*rules.Service
-	zone       string
-	forget     func(*staleFlows) error
+	built  map[snapshot.Name]*rules.Service
+	zone   string
+	forget func(*staleFlows) error
 }
 
 func newSyncer(cfg rules.Config, node string, store *snapshot.Store, program ruleProgram) *syncer {

@@ -183,7 +183,9 @@ func (b *portBuilder) balance(prefix string, targets []netip.AddrPort) string {
 		return name
 	}
 	comment := fmt.Sprintf("-m comment --comment %q ", b.name())
-	dnat := func(t netip.AddrPort) string { return fmt.Sprintf("-p %s -j DNAT --to-destination %s", b.protocol(), t) }
+	dnat := func(t netip.AddrPort) string {
+		return fmt.Sprintf("-p %s -j DNAT --to-destination %s", b.protocol(), t)
+	}
 	var lines []string
 	if b.svc.AffinitySeconds > 0 {
 		for _, t := range targets {
