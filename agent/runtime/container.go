@@ -25,8 +25,8 @@ type container struct {
 	pidfd   int
 	stdin   int // write end of the stdin pipe, -1 if none
 	stdinMu sync.Mutex
-	tty     int      // the terminal's master, -1 if none
-	held    []int    // what mote-hold keeps copies of
+	tty     int   // the terminal's master, -1 if none
+	held    []int // what mote-hold keeps copies of
 	exited  chan struct{}
 	cleaned chan struct{} // closed when cgroup and mounts of an ended container are gone
 	exitErr error

@@ -171,7 +171,6 @@ func (s *Service) restoreContainer(c *container) {
 	}
 }
 
-
 // adoptStarting settles a container whose start was cut short. libcontainer's own state tells whether the process
 // passed its gate; if it didn't, the start failed.
 func (s *Service) adoptStarting(c *container) bool {

@@ -235,4 +235,3 @@ func (s *Service) unreserve(name string) {
 	defer s.mu.Unlock()
 	delete(s.names, name)
 }
-

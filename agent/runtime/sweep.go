@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 
-
 	"github.com/mote-edge/mote/agent/runtime/image"
 )
 
@@ -90,4 +89,3 @@ func names(dir string) []string {
 	}
 	return out
 }
-
