@@ -68,7 +68,7 @@ func (s *Server) builtIn(config genericapiserver.Config, next genericapiserver.D
 	}
 	groups, err := registry.Groups(registry.Config{
 		Options:        options,
-		Uncached:       options.Uncached(),
+		Uncached:       s.backend.Uncached,
 		RBAC:           s.rbac.Source(),
 		Loopback:       s.loopback,
 		ServiceCIDR:    s.cfg.ServiceCIDR,

@@ -207,10 +207,8 @@ func (b *Backend) cached(config *storagebackend.ConfigForResource, prefix string
 	}), nil
 }
 
-// Uncached returns a decorator without a watch cache: for what is rarely watched.
-func (o *Options) Uncached() generic.StorageDecorator { return o.backend.uncached }
-
-func (b *Backend) uncached(config *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
+// Uncached is a generic.StorageDecorator without a watch cache: for what is rarely watched.
+func (b *Backend) Uncached(config *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
 	newFunc, newListFunc func() runtime.Object, _ genericstorage.AttrFunc, _ genericstorage.IndexerFuncs, _ *cache.Indexers,
 ) (genericstorage.Interface, factory.DestroyFunc, error) {
 	return b.raw(config, prefix, newFunc, newListFunc)
