@@ -85,19 +85,23 @@ func newNode() (*node, error) {
 		}
 		socket = filepath.Join(n.dir, "run", "runtime.sock")
 	}
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
-	if err != nil {
-		return nil, err
-	}
-	n.conn, n.rt, n.images = conn, api.NewRuntimeServiceClient(conn), api.NewImageServiceClient(conn)
-	if err := n.await(); err != nil {
+	if err := n.connect("unix://" + socket); err != nil {
 		return nil, err
 	}
 	if n.hold != nil {
 		return n, n.importImage()
 	}
 	return n, nil
+}
+
+func (n *node) connect(target string) error {
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+	if err != nil {
+		return err
+	}
+	n.conn, n.rt, n.images = conn, api.NewRuntimeServiceClient(conn), api.NewImageServiceClient(conn)
+	return n.await()
 }
 
 // build makes static binaries; MOTE_BIN names a directory that has them already.
