@@ -6,8 +6,11 @@ import (
 	"github.com/mote-edge/mote/controlplane/controllers/certificates"
 	"github.com/mote-edge/mote/controlplane/controllers/clusterrole"
 	"github.com/mote-edge/mote/controlplane/controllers/nodeipam"
+	"github.com/mote-edge/mote/controlplane/controllers/nodelifecycle"
+	"github.com/mote-edge/mote/controlplane/controllers/podgc"
 	"github.com/mote-edge/mote/controlplane/controllers/rootca"
 	"github.com/mote-edge/mote/controlplane/controllers/serviceaccount"
+	"github.com/mote-edge/mote/controlplane/controllers/ttlafterfinished"
 )
 
 // cluster lists the controllers of nodes, namespaces, identities, certificates, quota and storage.
@@ -22,6 +25,15 @@ func cluster(cfg Config) ([]entry, error) {
 				Client: cfg.Client, Informers: cfg.Informers, Recorder: cfg.Recorder("cidrAllocator"),
 				Cluster: cfg.ClusterCIDR, MaskSize: cfg.NodeMaskSize,
 			})
+		}},
+		{"nodelifecycle", func() (controller, error) {
+			return nodelifecycle.New(nodelifecycle.Config{Client: cfg.Client, Informers: cfg.Informers, Recorder: cfg.Recorder("node-controller")})
+		}},
+		{"podgc", func() (controller, error) {
+			return podgc.New(podgc.Config{Client: cfg.Client, Informers: cfg.Informers})
+		}},
+		{"ttlafterfinished", func() (controller, error) {
+			return ttlafterfinished.New(ttlafterfinished.Config{Client: cfg.Client, Informers: cfg.Informers})
 		}},
 		{"serviceaccount", func() (controller, error) {
 			return serviceaccount.New(serviceaccount.Config{Client: cfg.Client, Informers: cfg.Informers})
