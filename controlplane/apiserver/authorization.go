@@ -14,10 +14,14 @@ import (
 
 // authorization says who may do what: system:masters everything, nodes what their pods need, the rest by RBAC.
 func (s *Server) authorization(c *genericapiserver.Config) error {
+	nodeRules, err := rbac.NodeRules()
+	if err != nil {
+		return err
+	}
 	s.rbac = rbac.New(rbac.FromInformers(s.informers))
 	authz, err := union.New(
 		union.NamedAuthorizer{AuthorizerName: "Privileged", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
-		union.NamedAuthorizer{AuthorizerName: "Node", Authorizer: nodeauthz.New(&nodeObjects{s.client}, rbac.NodeRules())},
+		union.NamedAuthorizer{AuthorizerName: "Node", Authorizer: nodeauthz.New(&nodeObjects{s.client}, nodeRules)},
 		union.NamedAuthorizer{AuthorizerName: "RBAC", Authorizer: s.rbac},
 	)
 	if err != nil {

@@ -207,7 +207,10 @@ func (b *Backend) cached(config *storagebackend.ConfigForResource, prefix string
 	}), nil
 }
 
-// Uncached is a generic.StorageDecorator without a watch cache: for what is rarely watched.
+// Uncached returns a decorator without a watch cache: for what is rarely watched.
+func (o *Options) Uncached() generic.StorageDecorator { return o.backend.Uncached }
+
+// Uncached is the decorator itself.
 func (b *Backend) Uncached(config *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
 	newFunc, newListFunc func() runtime.Object, _ genericstorage.AttrFunc, _ genericstorage.IndexerFuncs, _ *cache.Indexers,
 ) (genericstorage.Interface, factory.DestroyFunc, error) {
