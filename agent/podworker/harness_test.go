@@ -129,7 +129,7 @@ func (n *node) Unmount(_ context.Context, uid types.UID) error {
 }
 func (n *node) Pods() ([]types.UID, error) { return nil, nil }
 
-func (n *node) Services(context.Context) ([]*corev1.Service, error) { return nil, nil }
+func (n *node) Services(context.Context, string) ([]*corev1.Service, error) { return nil, nil }
 
 func (n *node) ConfigMap(_ context.Context, _, name string) (*corev1.ConfigMap, error) {
 	n.mu.Lock()

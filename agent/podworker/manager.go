@@ -47,9 +47,9 @@ type Events interface {
 	Pod(pod *corev1.Pod, container, kind, reason, message string)
 }
 
-// Services lists the services of all namespaces; it blocks until they are known, or ctx ends.
+// Services lists the services of a namespace, and default/kubernetes; it blocks until they are known, or ctx ends.
 type Services interface {
-	Services(ctx context.Context) ([]*corev1.Service, error)
+	Services(ctx context.Context, namespace string) ([]*corev1.Service, error)
 }
 
 // Deps are what the workers work with.

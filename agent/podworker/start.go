@@ -227,7 +227,7 @@ func (s *starter) pullSecrets(ctx context.Context) []corev1.Secret {
 func (s *starter) config(ctx context.Context, img *runtimeapi.Image, handler string, secrets []corev1.Secret) (*runtimeapi.ContainerConfig, error) {
 	m := s.w.m
 	fail := func(err error) error { return &startError{reason: createConfigError, err: err} }
-	services, err := m.services.Services(ctx)
+	services, err := m.services.Services(ctx, s.pod.Namespace)
 	if err != nil {
 		return nil, fail(err)
 	}
