@@ -1,7 +1,8 @@
-// Package proxy makes Services work on a node: kernel rules for their addresses, and cluster DNS for their names, both
-// from one snapshot of Services, EndpointSlices and Nodes.
+// Package proxy makes Services work on a node: kernel rules for their addresses, cluster DNS for their names, and routes
+// to the pods of other nodes, all from one snapshot of Services, EndpointSlices and Nodes.
 //
 //	watch ─► snapshot ─┬─► rules (pure) ─► iptables-restore of the chains that changed ─► conntrack ─► health checks
+//	                   ├─► route: the other nodes' pod ranges
 //	                   └─► dns, on the cluster DNS address of every node
 //
 // The first change is applied at once; those that come while it is being applied, or within MinInterval of its start,
@@ -13,5 +14,5 @@
 //
 // Reads:  Services, EndpointSlices, Nodes; the node's iptables rules and conntrack table; resolv.conf.
 // Writes: chains that rules.OwnChain accepts, with jumps to them; conntrack entries of UDP and SCTP Services; the
-// cluster DNS address on the loopback link.
+// cluster DNS address on the loopback link; routes to other nodes' pods.
 package proxy

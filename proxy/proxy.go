@@ -11,6 +11,7 @@ import (
 
 	"github.com/mote-edge/mote/internal/iptables"
 	"github.com/mote-edge/mote/internal/kubeclient"
+	"github.com/mote-edge/mote/proxy/route"
 	"github.com/mote-edge/mote/proxy/rules"
 	"github.com/mote-edge/mote/proxy/snapshot"
 )
@@ -29,9 +30,6 @@ type Config struct {
 	ResolvConf string
 	// MinInterval is the least time between two rule changes; 100 ms if 0.
 	MinInterval time.Duration
-	// OnNodes, if set, is told all nodes whenever one changed, and again after an error, until it succeeds: the place
-	// to keep routes to the other nodes' pods.
-	OnNodes func(ctx context.Context, nodes []*snapshot.Node) error
 }
 
 // Validate reports the first field that cannot be used.
@@ -149,8 +147,9 @@ func (p *Proxy) loop(ctx context.Context) {
 				}
 				s = p.newSyncer(run)
 			}
-			return errors.Join(s.sync(ctx, dirty), p.syncNodes(ctx, nodes))
+			return s.sync(ctx, dirty)
 		}()
+		err = errors.Join(err, p.syncNodes(ctx, nodes))
 		pause := p.cfg.MinInterval - time.Since(started)
 		if err != nil && ctx.Err() == nil {
 			retry = min(max(2*retry, retryFirst), retryMost)
@@ -184,10 +183,21 @@ func (p *Proxy) newSyncer(program ruleProgram) *syncer {
 }
 
 func (p *Proxy) syncNodes(ctx context.Context, changed bool) error {
-	if !changed || p.cfg.OnNodes == nil {
+	if !changed {
 		return nil
 	}
-	return p.cfg.OnNodes(ctx, p.store.Nodes())
+	var routes []route.Route
+	for _, n := range p.store.Nodes() {
+		if n.Name == p.cfg.NodeName || !n.Address.IsValid() {
+			continue
+		}
+		for _, pods := range n.PodCIDRs {
+			if pods.Addr().Is4() {
+				routes = append(routes, route.Route{Pods: pods, Via: n.Address})
+			}
+		}
+	}
+	return route.Sync(ctx, routes)
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {
@@ -204,9 +214,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// Cleanup takes away all rules of the proxy and the cluster DNS address. What is not there is not an error.
+// Cleanup takes away all rules and routes of the proxy, and the cluster DNS address. What is not there is not an error.
 func Cleanup(ctx context.Context, dnsAddress netip.Addr) error {
-	return errors.Join(cleanupRules(ctx), releaseDNSAddress(dnsAddress))
+	return errors.Join(cleanupRules(ctx), route.Cleanup(ctx), releaseDNSAddress(dnsAddress))
 }
 
 func cleanupRules(ctx context.Context) error {
