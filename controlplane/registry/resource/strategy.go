@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/mote-edge/mote/controlplane/registry/scheme"
+	rules "github.com/mote-edge/mote/controlplane/registry/validation"
 )
 
 // strategy answers the generic store's questions from a descriptor.
@@ -88,12 +89,13 @@ func (s strategy[T]) Validate(_ context.Context, o runtime.Object) field.ErrorLi
 	if rule == nil {
 		rule = validation.NameIsDNSSubdomain
 	}
-	return validation.ValidateObjectMetaAccessor(obj, !s.d.Cluster, rule, field.NewPath("metadata"))
+	errs := validation.ValidateObjectMetaAccessor(obj, !s.d.Cluster, rule, field.NewPath("metadata"))
+	return append(errs, rules.Create(o)...)
 }
 
 func (s strategy[T]) ValidateUpdate(_ context.Context, o, oldO runtime.Object) field.ErrorList {
 	if s.d.ValidateUpdate == nil {
-		return nil // the generic store has checked the metadata
+		return rules.Update(o, oldO) // the generic store has checked the metadata
 	}
 	return s.d.ValidateUpdate(o.(T), oldO.(T))
 }
@@ -164,7 +166,7 @@ func (s statusStrategy[T]) PrepareForUpdate(ctx context.Context, o, oldO runtime
 
 func (s statusStrategy[T]) ValidateUpdate(_ context.Context, o, oldO runtime.Object) field.ErrorList {
 	if s.d.ValidateStatus == nil {
-		return nil
+		return rules.Status(o, oldO)
 	}
 	return s.d.ValidateStatus(o.(T), oldO.(T))
 }

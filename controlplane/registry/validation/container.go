@@ -84,9 +84,9 @@ func container(l *list, s *podScope, c *corev1.Container, p *field.Path) {
 		oneOf(l, p.Child("resizePolicy").Index(i).Child("restartPolicy"), r.RestartPolicy, corev1.NotRequired, corev1.RestartContainer)
 	}
 	lifecycle(l, c.Lifecycle, s.grace, p.Child("lifecycle"))
-	probe(l, c.LivenessProbe, s.grace, p.Child("livenessProbe"))
-	probe(l, c.StartupProbe, s.grace, p.Child("startupProbe"))
-	probe(l, c.ReadinessProbe, s.grace, p.Child("readinessProbe"))
+	probe(l, c.LivenessProbe, p.Child("livenessProbe"))
+	probe(l, c.StartupProbe, p.Child("startupProbe"))
+	probe(l, c.ReadinessProbe, p.Child("readinessProbe"))
 	for name, pr := range map[string]*corev1.Probe{"livenessProbe": c.LivenessProbe, "startupProbe": c.StartupProbe} {
 		if pr != nil && pr.SuccessThreshold != 1 {
 			l.add(field.Invalid(p.Child(name, "successThreshold"), pr.SuccessThreshold, "must be 1"))

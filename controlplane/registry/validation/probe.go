@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-func probe(l *list, pr *corev1.Probe, grace *int64, p *field.Path) {
+func probe(l *list, pr *corev1.Probe, p *field.Path) {
 	if pr == nil {
 		return
 	}
@@ -26,7 +26,6 @@ func probe(l *list, pr *corev1.Probe, grace *int64, p *field.Path) {
 	if g := pr.TerminationGracePeriodSeconds; g != nil && *g <= 0 {
 		l.add(field.Invalid(p.Child("terminationGracePeriodSeconds"), *g, "must be greater than 0"))
 	}
-	_ = grace
 }
 
 func oneHandler(l *list, n int, p *field.Path) {

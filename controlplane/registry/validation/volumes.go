@@ -1,0 +1,218 @@
+package validation
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+var downwardFields = sets.New("metadata.name", "metadata.namespace", "metadata.labels", "metadata.annotations", "metadata.uid")
+
+func volumes(l *list, s *podScope, p *field.Path) {
+	names := unique[string]{}
+	for i := range s.spec.Volumes {
+		v, ip := &s.spec.Volumes[i], p.Index(i)
+		if v.Name == "" {
+			l.required(ip.Child("name"), "")
+		} else {
+			l.dnsLabel(ip.Child("name"), v.Name)
+		}
+		names.check(l, ip.Child("name"), v.Name, v.Name)
+		s.volumes[v.Name] = v
+		volumeSource(l, v, ip)
+	}
+}
+
+func mode(l *list, m *int32, p *field.Path) {
+	if m != nil && (*m < 0 || *m > 0o777) {
+		l.add(field.Invalid(p, *m, "must be a number between 0 and 0777 (octal), both inclusive"))
+	}
+}
+
+func items(l *list, all []corev1.KeyToPath, p *field.Path) {
+	for i, it := range all {
+		ip := p.Index(i)
+		if it.Key == "" {
+			l.required(ip.Child("key"), "")
+		}
+		filePath(l, it.Path, ip.Child("path"))
+		mode(l, it.Mode, ip.Child("mode"))
+	}
+}
+
+// filePath checks a file's place inside a volume.
+func filePath(l *list, v string, p *field.Path) {
+	if v == "" {
+		l.required(p, "")
+		return
+	}
+	l.relative(p, v)
+	if strings.HasPrefix(v, "..") && !strings.HasPrefix(v, "../") && v != ".." {
+		l.add(field.Invalid(p, v, "must not start with '..'"))
+	}
+}
+
+func volumeSource(l *list, v *corev1.Volume, p *field.Path) {
+	n := 0
+	is := func(set bool) bool {
+		if set {
+			n++
+		}
+		return set
+	}
+	if is(v.EmptyDir != nil) && v.EmptyDir.SizeLimit != nil && v.EmptyDir.SizeLimit.Sign() < 0 {
+		l.add(field.Forbidden(p.Child("emptyDir", "sizeLimit"), "SizeLimit field must be a valid resource quantity"))
+	}
+	if is(v.HostPath != nil) {
+		hostPath(l, v.HostPath, p.Child("hostPath"))
+	}
+	if is(v.Secret != nil) {
+		if v.Secret.SecretName == "" {
+			l.required(p.Child("secret", "secretName"), "")
+		}
+		mode(l, v.Secret.DefaultMode, p.Child("secret", "defaultMode"))
+		items(l, v.Secret.Items, p.Child("secret", "items"))
+	}
+	if is(v.ConfigMap != nil) {
+		if v.ConfigMap.Name == "" {
+			l.required(p.Child("configMap", "name"), "")
+		}
+		mode(l, v.ConfigMap.DefaultMode, p.Child("configMap", "defaultMode"))
+		items(l, v.ConfigMap.Items, p.Child("configMap", "items"))
+	}
+	if is(v.DownwardAPI != nil) {
+		mode(l, v.DownwardAPI.DefaultMode, p.Child("downwardAPI", "defaultMode"))
+		downward(l, v.DownwardAPI.Items, p.Child("downwardAPI", "items"))
+	}
+	if is(v.Projected != nil) {
+		projected(l, v.Projected, p.Child("projected"))
+	}
+	if is(v.PersistentVolumeClaim != nil) && v.PersistentVolumeClaim.ClaimName == "" {
+		l.required(p.Child("persistentVolumeClaim", "claimName"), "")
+	}
+	if is(v.Ephemeral != nil) {
+		if t := v.Ephemeral.VolumeClaimTemplate; t == nil {
+			l.required(p.Child("ephemeral", "volumeClaimTemplate"), "")
+		} else {
+			claimSpec(l, &t.Spec, p.Child("ephemeral", "volumeClaimTemplate", "spec"))
+		}
+	}
+	if is(v.CSI != nil) && v.CSI.Driver == "" {
+		l.required(p.Child("csi", "driver"), "")
+	}
+	if is(v.NFS != nil) {
+		for name, s := range map[string]string{"server": v.NFS.Server, "path": v.NFS.Path} {
+			if s == "" {
+				l.required(p.Child("nfs", name), "")
+			}
+		}
+	}
+	if is(v.Image != nil) {
+		if v.Image.Reference == "" {
+			l.required(p.Child("image", "reference"), "")
+		}
+		oneOf(l, p.Child("image", "pullPolicy"), v.Image.PullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
+	}
+	for _, other := range []bool{
+		v.GCEPersistentDisk != nil, v.AWSElasticBlockStore != nil, v.ISCSI != nil, v.Glusterfs != nil, v.RBD != nil, v.FlexVolume != nil, v.Cinder != nil,
+		v.CephFS != nil, v.Flocker != nil, v.FC != nil, v.AzureFile != nil, v.VsphereVolume != nil, v.Quobyte != nil, v.AzureDisk != nil,
+		v.PhotonPersistentDisk != nil, v.PortworxVolume != nil, v.ScaleIO != nil, v.StorageOS != nil, v.GitRepo != nil,
+	} {
+		is(other)
+	}
+	switch {
+	case n == 0:
+		l.required(p, "must specify a volume type")
+	case n > 1:
+		l.add(field.Forbidden(p, "may not specify more than 1 volume type"))
+	}
+}
+
+func hostPath(l *list, h *corev1.HostPathVolumeSource, p *field.Path) {
+	if h.Path == "" {
+		l.required(p.Child("path"), "")
+		return
+	}
+	l.noBackstep(p.Child("path"), h.Path)
+	if h.Type != nil {
+		oneOf(l, p.Child("type"), *h.Type, corev1.HostPathUnset, corev1.HostPathDirectoryOrCreate, corev1.HostPathDirectory, corev1.HostPathFileOrCreate,
+			corev1.HostPathFile, corev1.HostPathSocket, corev1.HostPathCharDev, corev1.HostPathBlockDev)
+	}
+}
+
+func downward(l *list, files []corev1.DownwardAPIVolumeFile, p *field.Path) {
+	for i, f := range files {
+		ip := p.Index(i)
+		filePath(l, f.Path, ip.Child("path"))
+		mode(l, f.Mode, ip.Child("mode"))
+		switch {
+		case f.FieldRef != nil && f.ResourceFieldRef != nil:
+			l.add(field.Invalid(ip, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"))
+		case f.FieldRef != nil:
+			fieldRef(l, f.FieldRef, downwardFields, ip.Child("fieldRef"))
+		case f.ResourceFieldRef != nil:
+			resourceRef(l, f.ResourceFieldRef, true, ip.Child("resourceFieldRef"))
+		default:
+			l.required(ip, "one of fieldRef and resourceFieldRef is required")
+		}
+	}
+}
+
+func projected(l *list, v *corev1.ProjectedVolumeSource, p *field.Path) {
+	mode(l, v.DefaultMode, p.Child("defaultMode"))
+	paths := unique[string]{}
+	seen := func(p *field.Path, path string) {
+		if path != "" {
+			paths.check(l, p, path, path)
+		}
+	}
+	for i, src := range v.Sources {
+		ip, n := p.Child("sources").Index(i), 0
+		if s := src.Secret; s != nil {
+			n++
+			if s.Name == "" {
+				l.required(ip.Child("secret", "name"), "")
+			}
+			items(l, s.Items, ip.Child("secret", "items"))
+			for _, it := range s.Items {
+				seen(ip.Child("secret", "items"), it.Path)
+			}
+		}
+		if c := src.ConfigMap; c != nil {
+			n++
+			if c.Name == "" {
+				l.required(ip.Child("configMap", "name"), "")
+			}
+			items(l, c.Items, ip.Child("configMap", "items"))
+			for _, it := range c.Items {
+				seen(ip.Child("configMap", "items"), it.Path)
+			}
+		}
+		if d := src.DownwardAPI; d != nil {
+			n++
+			downward(l, d.Items, ip.Child("downwardAPI", "items"))
+			for _, it := range d.Items {
+				seen(ip.Child("downwardAPI", "items"), it.Path)
+			}
+		}
+		if t := src.ServiceAccountToken; t != nil {
+			n++
+			filePath(l, t.Path, ip.Child("serviceAccountToken", "path"))
+			if t.ExpirationSeconds == nil || *t.ExpirationSeconds < 600 {
+				l.add(field.Invalid(ip.Child("serviceAccountToken", "expirationSeconds"), t.ExpirationSeconds, "may not specify a duration less than 10 minutes"))
+			}
+			seen(ip.Child("serviceAccountToken", "path"), t.Path)
+		}
+		if src.ClusterTrustBundle != nil {
+			n++
+		}
+		if src.PodCertificate != nil {
+			n++
+		}
+		if n > 1 {
+			l.add(field.Forbidden(ip, "may not specify more than 1 volume type per source"))
+		}
+	}
+}
