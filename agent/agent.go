@@ -8,9 +8,12 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/mote-edge/mote/internal/layout"
@@ -23,7 +26,8 @@ type Config struct {
 	NodeName string
 	// REST reaches the API server as this node. Nil means standalone: static pods alone. Join fills it from a token.
 	REST *rest.Config
-	// RuntimeEndpoint is the CRI socket; empty means Dirs.RuntimeSocket(), started through mote-hold when it is silent.
+	// RuntimeEndpoint is the CRI socket; empty means Dirs.RuntimeSocket(), where mote-runtime is started through mote-hold
+	// unless it answers.
 	RuntimeEndpoint string
 	// PodLogDir is where container logs go in the CRI layout; containers' symlinks go to its sibling "containers".
 	PodLogDir string
@@ -38,6 +42,24 @@ type Config struct {
 	MaxPods int
 	// MaxParallelImagePulls bounds concurrent pulls; 0 means 5.
 	MaxParallelImagePulls int
+	// NodeIPs are the node's addresses, the primary one first; empty means that of the default route.
+	NodeIPs []netip.Addr
+	// Labels and Taints are given to the Node when it registers.
+	Labels map[string]string
+	Taints []corev1.Taint
+	// Reserved is taken from the node's capacity before pods get it.
+	Reserved corev1.ResourceList
+	// KubeletPort is the port of the node API that the Node object names; 0 means 10250.
+	KubeletPort int
+	// ClusterCIDR is the range of all nodes' pods; empty means 10.42.0.0/16.
+	ClusterCIDR string
+	// NoRoutes leaves the routes to other nodes' pods to somebody else; NoCNIConfig the CNI configuration.
+	NoRoutes, NoCNIConfig bool
+	// AllowedUnsafeSysctls are sysctls outside the safe list that pods may set, exact or ending in *.
+	AllowedUnsafeSysctls []string
+	// PodPIDs bounds the processes of a pod; 0 means no bound.
+	PodPIDs int64
+	Log     *slog.Logger
 }
 
 // Validate says what is wrong with the configuration, and how to mend it.
@@ -59,9 +81,6 @@ func (c *Config) setDefaults() {
 	if c.PodLogDir == "" {
 		c.PodLogDir = "/var/log/pods"
 	}
-	if c.RuntimeEndpoint == "" {
-		c.RuntimeEndpoint = "unix://" + c.Dirs.RuntimeSocket()
-	}
 	if c.CgroupRoot == "" {
 		c.CgroupRoot = "/"
 	}
@@ -76,5 +95,14 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxParallelImagePulls == 0 {
 		c.MaxParallelImagePulls = 5
+	}
+	if c.KubeletPort == 0 {
+		c.KubeletPort = 10250
+	}
+	if c.ClusterCIDR == "" {
+		c.ClusterCIDR = "10.42.0.0/16"
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
 	}
 }

@@ -1,0 +1,246 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/cgroup"
+	"github.com/mote-edge/mote/agent/cri"
+	"github.com/mote-edge/mote/agent/event"
+	"github.com/mote-edge/mote/agent/image"
+	"github.com/mote-edge/mote/agent/node"
+	"github.com/mote-edge/mote/agent/objects"
+	"github.com/mote-edge/mote/agent/podworker"
+	"github.com/mote-edge/mote/agent/source"
+	"github.com/mote-edge/mote/agent/status"
+	"github.com/mote-edge/mote/agent/volume"
+	"github.com/mote-edge/mote/internal/kubeclient"
+	"github.com/mote-edge/mote/internal/version"
+)
+
+// Agent is one node.
+type Agent struct {
+	cfg Config
+}
+
+// New checks the configuration. It starts nothing.
+func New(cfg Config) (*Agent, error) {
+	cfg.setDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Agent{cfg: cfg}, nil
+}
+
+// parts are what Run assembles.
+type parts struct {
+	cri      *cri.Client
+	version  *runtimeapi.VersionResponse
+	api      *apiServer // nil: standalone
+	events   *event.Recorder
+	statuses *status.Writer
+	cgroups  *cgroup.Tree
+	volumes  *volume.Volumes
+	node     *node.Node
+	pods     *podworker.Manager
+	source   *source.Pods
+	disk     *source.Checkpoint
+	services *source.Services
+}
+
+// Run runs the node until ctx ends. Containers go on when it returns: the next run takes them over.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p, err := a.assemble(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.cri.Close() }()
+
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	run := func(name string, f func(context.Context) error) {
+		wg.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				mu.Lock()
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+				mu.Unlock()
+				cancel() // one part that gives up takes the agent down: a supervisor starts it anew, and pods don't notice
+			}
+		})
+	}
+	listed := make(chan struct{})
+	var once sync.Once
+	run("pods", func(ctx context.Context) error {
+		return p.pods.Run(ctx, func() { once.Do(func() { close(listed) }); p.node.Poke() })
+	})
+	run("volumes", p.volumes.Run)
+	run("node", p.node.Run)
+	run("events", p.events.Run)
+	run("services", p.services.Run)
+	run("checkpoint", func(ctx context.Context) error { p.disk.Run(ctx.Done()); return nil })
+	// The sources begin once the runtime was listed: a pod that runs already must be known as such.
+	run("manifests", func(ctx context.Context) error {
+		if !wait(ctx, listed) {
+			return nil
+		}
+		return p.source.RunManifests(ctx, a.cfg.Dirs.StaticPods())
+	})
+	if p.api != nil {
+		run("source", func(ctx context.Context) error {
+			if !wait(ctx, listed) {
+				return nil
+			}
+			p.source.Restore()
+			return p.source.RunAPI(ctx)
+		})
+	}
+	run("orphans", func(ctx context.Context) error {
+		if wait(ctx, listed) && wait(ctx, p.source.Synced()) {
+			p.pods.Synced()
+		}
+		return nil
+	})
+	run("network", func(ctx context.Context) error {
+		if wait(ctx, p.node.Ready()) { // sandboxes may have waited for the network
+			p.pods.RetryAll()
+		}
+		return nil
+	})
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// wait tells whether ch closed before ctx ended.
+func wait(ctx context.Context, ch <-chan struct{}) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-ch:
+		return true
+	}
+}
+
+func (a *Agent) assemble(ctx context.Context) (*parts, error) {
+	cfg := a.cfg
+	p := &parts{}
+	var err error
+	endpoint := cfg.RuntimeEndpoint
+	if endpoint == "" {
+		endpoint = "unix://" + cfg.Dirs.RuntimeSocket()
+		if err := startRuntime(ctx, cfg.Dirs); err != nil {
+			return nil, err
+		}
+	}
+	if p.cri, err = cri.Dial(endpoint); err != nil {
+		return nil, err
+	}
+	if cfg.REST != nil {
+		rc := rest.CopyConfig(cfg.REST)
+		rc.QPS = -1 // the API server shares out its time; a bound of our own would only delay the start of pods
+		rc.UserAgent = "mote-agent/" + version.Version
+		client, err := kubeclient.New(rc)
+		if err != nil {
+			return nil, err
+		}
+		p.api = &apiServer{client: client, node: cfg.NodeName}
+	}
+	if p.cgroups, err = cgroup.New(cgroup.Config{Root: cfg.CgroupRoot, CPUQuota: true, PodPIDs: cfg.PodPIDs}); err != nil {
+		return nil, err
+	}
+	if err := p.cgroups.EnsureTiers(); err != nil {
+		return nil, err
+	}
+	a.events(p)
+	if err := a.node(p); err != nil {
+		return nil, err
+	}
+	if p.version, err = p.cri.WaitReady(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.volumes(p); err != nil {
+		return nil, err
+	}
+	return p, a.pods(ctx, p)
+}
+
+func (a *Agent) events(p *parts) {
+	if p.api != nil {
+		p.events = event.New(p.api, "kubelet", a.cfg.NodeName, a.cfg.Log)
+		return
+	}
+	p.events = event.New(nil, "kubelet", a.cfg.NodeName, a.cfg.Log)
+}
+
+func (a *Agent) node(p *parts) error {
+	cfg := node.Config{
+		Name: a.cfg.NodeName, Addresses: a.cfg.NodeIPs, Labels: a.cfg.Labels, Taints: a.cfg.Taints, KubeletPort: a.cfg.KubeletPort,
+		MaxPods: a.cfg.MaxPods, DataDir: a.cfg.Dirs.Data, Reserved: a.cfg.Reserved, KubeletVersion: version.Version, Routes: !a.cfg.NoRoutes,
+		Runtime: node.CRI{Runtimes: p.cri, Store: p.cri.Images}, Log: a.cfg.Log,
+		Event: func(kind, reason, message string) {
+			p.events.Object(corev1.ObjectReference{Kind: "Node", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)}, kind, reason, message)
+		},
+	}
+	if !a.cfg.NoCNIConfig {
+		cfg.CNI = node.CNIConfig{Dir: a.cfg.Dirs.CNIConfig(), StateDir: a.cfg.Dirs.CNIState(), ClusterCIDR: a.cfg.ClusterCIDR}
+	}
+	if p.api != nil {
+		cfg.API = &node.Server{Client: p.api.client, Name: a.cfg.NodeName}
+	}
+	var err error
+	p.node, err = node.New(cfg)
+	return err
+}
+
+func (a *Agent) volumes(p *parts) error {
+	cfg := volume.Config{
+		PodsDir: filepath.Join(a.cfg.Dirs.Agent(), "pods"), MemoryDir: filepath.Join(a.cfg.Dirs.Run, "volumes"), Objects: noAPI{}, Node: p.node,
+		Retry: func(uid types.UID) { p.pods.Retry(uid) }, Log: a.cfg.Log,
+	}
+	if p.api != nil {
+		cfg.Objects, cfg.API = objects.API{Client: p.api.client}, p.api
+	}
+	var err error
+	p.volumes, err = volume.New(cfg)
+	return err
+}
+
+func (a *Agent) pods(ctx context.Context, p *parts) error {
+	dir := a.cfg.Dirs.Agent()
+	var err error
+	if p.disk, err = source.NewCheckpoint(filepath.Join(dir, "desired"), a.cfg.Log); err != nil {
+		return err
+	}
+	deps := podworker.Deps{
+		CRI: p.cri, Images: image.New(p.cri.Images, a.cfg.MaxParallelImagePulls), Volumes: p.volumes, Cgroups: p.cgroups, Node: p.node,
+		Objects: p.volumes, Events: p.events, Runtime: p.version.GetRuntimeName(), Log: a.cfg.Log,
+		Handler: func(context.Context, string) (string, error) { return "", errStandalone },
+	}
+	var api source.API
+	if p.api != nil {
+		p.statuses = status.NewWriter(ctx, p.api, a.cfg.Log)
+		deps.Statuses, deps.Handler = p.statuses, p.api.runtimeHandler
+		p.services, api = source.NewServices(p.api), p.api
+	} else {
+		p.services = source.NewServices(nil)
+	}
+	deps.Services = p.services
+	memory := p.node.Capacity()[corev1.ResourceMemory]
+	p.pods = podworker.New(ctx, podworker.Config{
+		PodLogDir: a.cfg.PodLogDir, PodsDir: filepath.Join(dir, "pods"), SeccompRoot: filepath.Join(dir, "seccomp"), ResolvConf: a.cfg.ResolvConf,
+		ClusterDNS: a.cfg.ClusterDNS, ClusterDomain: a.cfg.ClusterDomain, MemoryBytes: memory.Value(), CgroupV2: p.cgroups.V2(),
+		MaxPods: a.cfg.MaxPods, AllowedSysctls: a.cfg.AllowedUnsafeSysctls,
+	}, deps)
+	p.source = source.New(a.cfg.NodeName, api, p.pods, p.disk, a.cfg.Log)
+	return nil
+}
