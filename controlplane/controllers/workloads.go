@@ -8,6 +8,7 @@ import (
 	"github.com/mote-edge/mote/controlplane/controllers/endpoints"
 	"github.com/mote-edge/mote/controlplane/controllers/endpointslice"
 	"github.com/mote-edge/mote/controlplane/controllers/endpointslicemirroring"
+	"github.com/mote-edge/mote/controlplane/controllers/job"
 	"github.com/mote-edge/mote/controlplane/controllers/replicaset"
 )
 
@@ -48,6 +49,10 @@ func workloads(cfg Config) ([]entry, error) {
 	{
 		c, err := daemonset.New(cfg.Client, cfg.Informers, cfg.Recorder("daemonset-controller"))
 		add("daemonset", c, err)
+	}
+	{
+		c, err := job.New(cfg.Client, cfg.Informers, cfg.Recorder("job-controller"))
+		add("job", c, err)
 	}
 	if failed != nil {
 		return nil, failed
