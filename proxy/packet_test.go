@@ -19,6 +19,7 @@ import (
 
 	"github.com/mote-edge/mote/internal/iptables"
 	"github.com/mote-edge/mote/internal/testns"
+	"github.com/mote-edge/mote/proxy/route"
 	"github.com/mote-edge/mote/proxy/rules"
 	"github.com/mote-edge/mote/proxy/snapshot"
 )
@@ -531,4 +532,43 @@ func (r *recorder) Restore(ctx context.Context, text []byte) error {
 		return fmt.Errorf("refused")
 	}
 	return r.ruleProgram.Restore(ctx, text)
+}
+
+// A device that is offline has no default route, but its own processes need Services all the same.
+func TestServicesWithoutDefaultRoute(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.service(nil)
+	w.endpoints(podA)
+	w.apply()
+	w.node.Do(func() {
+		if out, err := exec.Command("ip", "route", "del", "default").CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	if _, _, err := w.node.Ask("tcp4", vip+":8000"); !errors.Is(err, unix.ENETUNREACH) {
+		t.Fatalf("without default route: %v; the test is void", err)
+	}
+	var err error
+	for range 2 {
+		w.node.Do(func() { err = route.EnsureFallback(testConfig.ServiceCIDR) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	server, _, err := w.node.Ask("tcp4", vip+":8000")
+	if err != nil || server != podA {
+		t.Errorf("%s answered, %v", server, err)
+	}
+	var out []byte
+	for range 2 {
+		w.node.Do(func() { err = route.Cleanup(context.Background()) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.node.Do(func() { out, err = exec.Command("sh", "-c", "ip rule; ip route show table all").CombinedOutput() })
+	if err != nil || strings.Contains(string(out), "109") {
+		t.Errorf("after Cleanup: %v\n%s", err, out)
+	}
 }

@@ -91,6 +91,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if p.cfg.DNSAddress.IsValid() {
 		wg.Go(func() { p.runDNS(ctx) })
 	}
+	if err := route.EnsureFallback(p.cfg.ServiceCIDR); err != nil {
+		slog.WarnContext(ctx, "services are out of reach of this node's own processes while it has no default route", "error", err)
+	}
 	select {
 	case <-ctx.Done():
 		return nil

@@ -1,10 +1,10 @@
 // Package route keeps the node's routes to the pods of the other nodes, which share its network segment: each node's
-// range by way of that node's address.
+// range by way of that node's address. It also keeps cluster IPs routable on a node that has no default route.
 //
 // Routes carry a protocol number of their own, so that nobody else's are touched and Cleanup finds all of them.
 //
 // Reads:  the node's routes.
-// Writes: routes of protocol 0x6d in the main table.
+// Writes: routes of protocol 0x6d in the main table and in table 109; the routing rule of priority 33000.
 package route
 
 import (
@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 
@@ -57,8 +56,8 @@ func Sync(ctx context.Context, want []Route) error {
 	return errors.Join(errs...)
 }
 
-// Cleanup removes all routes of this package.
-func Cleanup(ctx context.Context) error { return Sync(ctx, nil) }
+// Cleanup removes all routes and routing rules of this package.
+func Cleanup(ctx context.Context) error { return errors.Join(Sync(ctx, nil), removeFallback()) }
 
 // plan returns what to set and what to remove. A range whose node moved is set anew, which replaces it.
 func plan(have, want []Route) (set, remove []Route) {
@@ -100,7 +99,6 @@ func list() ([]Route, error) {
 
 func toNetlink(r Route) *netlink.Route {
 	return &netlink.Route{
-		Dst: &net.IPNet{IP: r.Pods.Addr().AsSlice(), Mask: net.CIDRMask(r.Pods.Bits(), 32)},
-		Gw:  r.Via.AsSlice(), Protocol: protocol, Table: unix.RT_TABLE_MAIN,
+		Dst: ipNet(r.Pods), Gw: r.Via.AsSlice(), Protocol: protocol, Table: unix.RT_TABLE_MAIN,
 	}
 }
