@@ -3,8 +3,21 @@ package controllers
 import (
 	"fmt"
 
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+
 	"github.com/mote-edge/mote/controlplane/controllers/certificates"
 	"github.com/mote-edge/mote/controlplane/controllers/clusterrole"
+	"github.com/mote-edge/mote/controlplane/controllers/gc"
+	"github.com/mote-edge/mote/controlplane/controllers/namespace"
 	"github.com/mote-edge/mote/controlplane/controllers/nodeipam"
 	"github.com/mote-edge/mote/controlplane/controllers/nodelifecycle"
 	"github.com/mote-edge/mote/controlplane/controllers/podgc"
@@ -34,6 +47,12 @@ func cluster(cfg Config) ([]entry, error) {
 		}},
 		{"ttlafterfinished", func() (controller, error) {
 			return ttlafterfinished.New(ttlafterfinished.Config{Client: cfg.Client, Informers: cfg.Informers})
+		}},
+		{"namespace", func() (controller, error) {
+			return namespace.New(namespace.Config{Client: cfg.Client, Metadata: cfg.Metadata, Discovery: cfg.Discovery, Informers: cfg.Informers})
+		}},
+		{"gc", func() (controller, error) {
+			return gc.New(gc.Config{Metadata: cfg.Metadata, Discovery: cfg.Discovery, Recorder: cfg.Recorder("garbage-collector-controller"), Shared: shared(cfg.Informers)})
 		}},
 		{"serviceaccount", func() (controller, error) {
 			return serviceaccount.New(serviceaccount.Config{Client: cfg.Client, Informers: cfg.Informers})
@@ -65,4 +84,30 @@ func cluster(cfg Config) ([]entry, error) {
 		}
 	}
 	return out, nil
+}
+
+// shared are the informers of the kinds that the controllers and the scheduler watch in full anyway, so that garbage
+// collection need not watch these again.
+func shared(f informers.SharedInformerFactory) map[schema.GroupVersionResource]cache.SharedIndexInformer {
+	core := corev1.SchemeGroupVersion.WithResource
+	apps := appsv1.SchemeGroupVersion.WithResource
+	return map[schema.GroupVersionResource]cache.SharedIndexInformer{
+		core("namespaces"):                              f.Core().V1().Namespaces().Informer(),
+		core("nodes"):                                   f.Core().V1().Nodes().Informer(),
+		core("pods"):                                    f.Core().V1().Pods().Informer(),
+		core("services"):                                f.Core().V1().Services().Informer(),
+		core("serviceaccounts"):                         f.Core().V1().ServiceAccounts().Informer(),
+		core("replicationcontrollers"):                  f.Core().V1().ReplicationControllers().Informer(),
+		core("persistentvolumes"):                       f.Core().V1().PersistentVolumes().Informer(),
+		core("persistentvolumeclaims"):                  f.Core().V1().PersistentVolumeClaims().Informer(),
+		apps("deployments"):                             f.Apps().V1().Deployments().Informer(),
+		apps("replicasets"):                             f.Apps().V1().ReplicaSets().Informer(),
+		apps("statefulsets"):                            f.Apps().V1().StatefulSets().Informer(),
+		apps("daemonsets"):                              f.Apps().V1().DaemonSets().Informer(),
+		batchv1.SchemeGroupVersion.WithResource("jobs"): f.Batch().V1().Jobs().Informer(),
+		discoveryv1.SchemeGroupVersion.WithResource("endpointslices"):    f.Discovery().V1().EndpointSlices().Informer(),
+		policyv1.SchemeGroupVersion.WithResource("poddisruptionbudgets"): f.Policy().V1().PodDisruptionBudgets().Informer(),
+		rbacv1.SchemeGroupVersion.WithResource("clusterroles"):           f.Rbac().V1().ClusterRoles().Informer(),
+		storagev1.SchemeGroupVersion.WithResource("storageclasses"):      f.Storage().V1().StorageClasses().Informer(),
+	}
 }
