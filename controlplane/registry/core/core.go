@@ -20,7 +20,7 @@ func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
 	err := resource.AddAll(c, to,
 		&configMaps, &secrets, &serviceAccounts, &limitRanges, &resourceQuotas, &podTemplates,
-		&nodes, &services, &endpoints, &persistentVolumes, &persistentVolumeClaims)
+		&nodes, &endpoints, &persistentVolumes, &persistentVolumeClaims)
 	if err != nil {
 		return nil, err
 	}
@@ -32,6 +32,9 @@ func Storages(c *resource.Config) (resource.Storages, error) {
 		return nil, err
 	}
 	if err := addPods(c, to); err != nil {
+		return nil, err
+	}
+	if err := addServices(c, to); err != nil {
 		return nil, err
 	}
 	return to, nil
@@ -47,6 +50,21 @@ func addPods(c *resource.Config, to resource.Storages) error {
 	to["pods/status"] = status
 	to["pods/binding"] = binding
 	to["bindings"] = &bindings{binding}
+	return nil
+}
+
+func addServices(c *resource.Config, to resource.Storages) error {
+	r, status, err := services.Build(c)
+	if err != nil {
+		return err
+	}
+	a, err := newAllocators(c)
+	if err != nil {
+		return err
+	}
+	a.attach(r.Store, status.Store())
+	to["services"] = r
+	to["services/status"] = status
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -22,6 +23,7 @@ var services = resource.Descriptor[*corev1.Service]{
 	ReturnDeleted:  true,
 	CreateOnUpdate: true,
 	NameRule:       validation.NameIsDNS1035Label,
+	PrepareUpdate:  func(_ context.Context, s, old *corev1.Service) { dropForType(s, old) },
 	Fields: func(s *corev1.Service) fields.Set {
 		return fields.Set{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)}
 	},

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/utils/ptr"
@@ -21,7 +20,7 @@ import (
 // Storages builds everything of networking.k8s.io/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	return to, resource.AddAll(c, to, &ingresses, &ingressClasses, &policies, &serviceCIDRs, &IPAddresses)
+	return to, resource.AddAll(c, to, &ingresses, &ingressClasses, &policies, &ServiceCIDRs, &IPAddresses)
 }
 
 var ingresses = resource.Descriptor[*networkingv1.Ingress]{
@@ -119,7 +118,8 @@ var policies = resource.Descriptor[*networkingv1.NetworkPolicy]{
 	},
 }
 
-var serviceCIDRs = resource.Descriptor[*networkingv1.ServiceCIDR]{
+// ServiceCIDRs are the ranges of cluster addresses.
+var ServiceCIDRs = resource.Descriptor[*networkingv1.ServiceCIDR]{
 	GV: networkingv1.SchemeGroupVersion, Plural: "servicecidrs", Singular: "servicecidr", Cluster: true,
 	New:       func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} },
 	NewList:   func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
@@ -138,13 +138,6 @@ var IPAddresses = resource.Descriptor[*networkingv1.IPAddress]{
 	New:      func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
 	NewList:  func() runtime.Object { return &networkingv1.IPAddressList{} },
 	Uncached: true,
-	Fields: func(a *networkingv1.IPAddress) fields.Set {
-		set := fields.Set{"spec.parentRef.name": "", "spec.parentRef.namespace": "", "spec.parentRef.resource": ""}
-		if p := a.Spec.ParentRef; p != nil {
-			set["spec.parentRef.name"], set["spec.parentRef.namespace"], set["spec.parentRef.resource"] = p.Name, p.Namespace, p.Resource
-		}
-		return set
-	},
 	Columns: []resource.Column[*networkingv1.IPAddress]{
 		resource.Name[*networkingv1.IPAddress](),
 		{Name: "ParentRef", Value: func(a *networkingv1.IPAddress) any {

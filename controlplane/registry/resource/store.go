@@ -184,3 +184,8 @@ func (s subStrategy[T]) ValidateUpdate(_ context.Context, o, old runtime.Object)
 	}
 	return s.validate(o.(T), old.(T))
 }
+
+// StatusOf returns the status subresource over a store that Build made.
+func (d *Descriptor[T]) StatusOf(store *genericregistry.Store) *Status {
+	return NewStatus(store, statusStrategy[T]{newStrategy(d)})
+}
