@@ -551,7 +551,7 @@ func TestServicesWithoutDefaultRoute(t *testing.T) {
 	}
 	var err error
 	for range 2 {
-		w.node.Do(func() { err = route.EnsureFallback(testConfig.ServiceCIDR) })
+		w.node.Do(func() { err = route.Ensure(testConfig.ServiceCIDR) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -562,7 +562,7 @@ func TestServicesWithoutDefaultRoute(t *testing.T) {
 	}
 	var out []byte
 	for range 2 {
-		w.node.Do(func() { err = route.Cleanup(context.Background()) })
+		w.node.Do(func() { err = route.Cleanup() })
 		if err != nil {
 			t.Fatal(err)
 		}

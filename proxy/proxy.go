@@ -56,7 +56,6 @@ type Proxy struct {
 
 	mu    sync.Mutex
 	dirty map[snapshot.Name]struct{}
-	nodes bool
 	wake  chan struct{}
 }
 
@@ -91,7 +90,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if p.cfg.DNSAddress.IsValid() {
 		wg.Go(func() { p.runDNS(ctx) })
 	}
-	if err := route.EnsureFallback(p.cfg.ServiceCIDR); err != nil {
+	if err := route.Ensure(p.cfg.ServiceCIDR); err != nil {
 		slog.WarnContext(ctx, "services are out of reach of this node's own processes while it has no default route", "error", err)
 	}
 	select {
@@ -104,12 +103,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 }
 
 // changed notes what to look at again.
-func (p *Proxy) changed(services []snapshot.Name, nodes bool) {
+func (p *Proxy) changed(services []snapshot.Name) {
 	p.mu.Lock()
 	for _, n := range services {
 		p.dirty[n] = struct{}{}
 	}
-	p.nodes = p.nodes || nodes
 	p.mu.Unlock()
 	select {
 	case p.wake <- struct{}{}:
@@ -117,12 +115,12 @@ func (p *Proxy) changed(services []snapshot.Name, nodes bool) {
 	}
 }
 
-func (p *Proxy) take() (dirty map[snapshot.Name]struct{}, nodes bool) {
+func (p *Proxy) take() map[snapshot.Name]struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	dirty, nodes = p.dirty, p.nodes
-	p.dirty, p.nodes = map[snapshot.Name]struct{}{}, false
-	return dirty, nodes
+	dirty := p.dirty
+	p.dirty = map[snapshot.Name]struct{}{}
+	return dirty
 }
 
 // Back-off of the rules after a failure.
@@ -141,7 +139,7 @@ func (p *Proxy) loop(ctx context.Context) {
 	retry := time.Duration(0)
 	for {
 		started := time.Now()
-		dirty, nodes := p.take()
+		dirty := p.take()
 		err := func() error {
 			if s == nil {
 				run, err := iptables.Find()
@@ -152,17 +150,16 @@ func (p *Proxy) loop(ctx context.Context) {
 			}
 			return s.sync(ctx, dirty)
 		}()
-		err = errors.Join(err, p.syncNodes(ctx, nodes))
 		pause := p.cfg.MinInterval - time.Since(started)
 		if err != nil && ctx.Err() == nil {
 			retry = min(max(2*retry, retryFirst), retryMost)
 			pause = retry
-			slog.ErrorContext(ctx, "services may not be reachable from this node: rules or routes are not set", "error", err, "retryIn", retry)
+			slog.ErrorContext(ctx, "services may not be reachable from this node: rules are not set", "error", err, "retryIn", retry)
 			names := make([]snapshot.Name, 0, len(dirty))
 			for n := range dirty {
 				names = append(names, n)
 			}
-			p.changed(names, nodes) // wakes the loop after the pause
+			p.changed(names) // wakes the loop after the pause
 		} else {
 			retry = 0
 		}
@@ -185,24 +182,6 @@ func (p *Proxy) newSyncer(program ruleProgram) *syncer {
 	return newSyncer(cfg, p.cfg.NodeName, p.store, program)
 }
 
-func (p *Proxy) syncNodes(ctx context.Context, changed bool) error {
-	if !changed {
-		return nil
-	}
-	var routes []route.Route
-	for _, n := range p.store.Nodes() {
-		if n.Name == p.cfg.NodeName || !n.Address.IsValid() {
-			continue
-		}
-		for _, pods := range n.PodCIDRs {
-			if pods.Addr().Is4() {
-				routes = append(routes, route.Route{Pods: pods, Via: n.Address})
-			}
-		}
-	}
-	return route.Sync(ctx, routes)
-}
-
 func sleep(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil
@@ -217,9 +196,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// Cleanup takes away all rules and routes of the proxy, and the cluster DNS address. What is not there is not an error.
+// Cleanup takes away all rules of the proxy, the cluster DNS address and its route. What is not there is not an error.
 func Cleanup(ctx context.Context, dnsAddress netip.Addr) error {
-	return errors.Join(cleanupRules(ctx), route.Cleanup(ctx), releaseDNSAddress(dnsAddress))
+	return errors.Join(cleanupRules(ctx), route.Cleanup(), releaseDNSAddress(dnsAddress))
 }
 
 func cleanupRules(ctx context.Context) error {

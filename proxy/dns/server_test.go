@@ -69,7 +69,7 @@ func cluster() *snapshot.Store {
 		slice("empty", discoveryv1.Endpoint{Addresses: []string{"10.42.0.8"}, Conditions: discoveryv1.EndpointConditions{Ready: new(false)}}),
 		big,
 	})
-	s.ReplaceNodes(nil)
+	s.SetZone("")
 	return s
 }
 

@@ -1,104 +1,77 @@
-// Package route keeps the node's routes to the pods of the other nodes, which share its network segment: each node's
-// range by way of that node's address. It also keeps cluster IPs routable on a node that has no default route.
+// Package route keeps cluster IPs routable on a node that has no default route.
 //
-// Routes carry a protocol number of their own, so that nobody else's are touched and Cleanup finds all of them.
+// A process of the node connects to a cluster IP by way of a route, before rules translate it. Without a default route,
+// as on a device that is offline, there is none, and connect fails with "network is unreachable". So a routing rule that
+// is asked after all others leads to a table with one route. Where there is a default route, nothing changes.
 //
-// Reads:  the node's routes.
-// Writes: routes of protocol 0x6d in the main table and in table 109; the routing rule of priority 33000.
+// Reads:  nothing.
+// Writes: routing table 109; the routing rule of priority 33000.
 package route
 
 import (
-	"cmp"
-	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"net"
 	"net/netip"
-	"slices"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// protocol marks the routes of this package ("m"; see `ip route show proto 109`).
-const protocol = 0x6d
+const (
+	table    = 109
+	protocol = 0x6d  // marks the routes (see `ip route show table 109`)
+	priority = 33000 // after "default", the kernel's last rule at 32767
+)
 
-// Route leads to the pods of another node.
-type Route struct {
-	Pods netip.Prefix
-	Via  netip.Addr
+// Ensure makes the range of cluster IPs reachable from a node without a default route.
+func Ensure(services netip.Prefix) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("route to cluster IPs: %w", err)
+	}
+	// Any link will do: the translated packet is routed anew.
+	err = netlink.RouteReplace(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: ipNet(services), Scope: netlink.SCOPE_LINK, Protocol: protocol, Table: table})
+	if err != nil {
+		return fmt.Errorf("route to cluster IPs: %w", err)
+	}
+	if err := netlink.RuleAdd(rule(services)); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("routing rule for cluster IPs: %w", err)
+	}
+	return nil
 }
 
-// Sync makes want the only routes of this package. It does what it can and reports every route that it could not set.
-func Sync(ctx context.Context, want []Route) error {
-	have, err := list()
+func rule(services netip.Prefix) *netlink.Rule {
+	r := netlink.NewRule()
+	r.Family, r.Priority, r.Table, r.Dst = netlink.FAMILY_V4, priority, table, ipNet(services)
+	return r
+}
+
+// Cleanup takes every rule to the table away, and the table's routes. What is not there is not an error.
+func Cleanup() error {
+	rules, err := netlink.RuleListFiltered(netlink.FAMILY_V4, &netlink.Rule{Table: table, Priority: priority}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PRIORITY)
 	if err != nil {
-		return err
+		return fmt.Errorf("list routing rules: %w", err)
 	}
-	set, remove := plan(have, want)
 	var errs []error
-	for _, r := range remove {
-		if err := netlink.RouteDel(toNetlink(r)); err != nil && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, fmt.Errorf("remove route to pods %s: %w", r.Pods, err))
+	for _, r := range rules {
+		if err := netlink.RuleDel(&r); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove routing rule for cluster IPs: %w", err))
 		}
 	}
-	for _, r := range set {
-		err := netlink.RouteReplace(toNetlink(r))
-		switch {
-		case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EINVAL):
-			errs = append(errs, fmt.Errorf("route to pods %s by node %s: %w: the nodes must share a network segment, or a router must know the pod ranges", r.Pods, r.Via, err))
-		case err != nil:
-			errs = append(errs, fmt.Errorf("route to pods %s by node %s: %w", r.Pods, r.Via, err))
-		default:
-			slog.InfoContext(ctx, "route to another node's pods set", "pods", r.Pods, "via", r.Via)
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: table, Protocol: protocol}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return errors.Join(append(errs, fmt.Errorf("list routes to cluster IPs: %w", err))...)
+	}
+	for _, r := range routes {
+		if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("remove route to cluster IPs: %w", err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// Cleanup removes all routes and routing rules of this package.
-func Cleanup(ctx context.Context) error { return errors.Join(Sync(ctx, nil), removeFallback()) }
-
-// plan returns what to set and what to remove. A range whose node moved is set anew, which replaces it.
-func plan(have, want []Route) (set, remove []Route) {
-	ranges := map[netip.Prefix]bool{}
-	for _, r := range want {
-		ranges[r.Pods] = true
-		if !slices.Contains(have, r) && !slices.Contains(set, r) {
-			set = append(set, r)
-		}
-	}
-	for _, r := range have {
-		if !ranges[r.Pods] {
-			remove = append(remove, r)
-		}
-	}
-	slices.SortFunc(set, func(a, b Route) int {
-		return cmp.Or(a.Pods.Addr().Compare(b.Pods.Addr()), a.Via.Compare(b.Via))
-	})
-	return set, remove
-}
-
-func list() ([]Route, error) {
-	found, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: protocol, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return nil, fmt.Errorf("list routes to other nodes' pods: %w", err)
-	}
-	var out []Route
-	for _, r := range found {
-		if r.Dst == nil {
-			continue
-		}
-		ip, _ := netip.AddrFromSlice(r.Dst.IP.To4())
-		ones, _ := r.Dst.Mask.Size()
-		via, _ := netip.AddrFromSlice(r.Gw.To4())
-		out = append(out, Route{Pods: netip.PrefixFrom(ip, ones), Via: via})
-	}
-	return out, nil
-}
-
-func toNetlink(r Route) *netlink.Route {
-	return &netlink.Route{
-		Dst: ipNet(r.Pods), Gw: r.Via.AsSlice(), Protocol: protocol, Table: unix.RT_TABLE_MAIN,
-	}
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Masked().Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
 }

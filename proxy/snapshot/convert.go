@@ -115,29 +115,6 @@ func convertSlice(s *discoveryv1.EndpointSlice, node string) *Slice {
 	return out
 }
 
-func convertNode(n *corev1.Node) *Node {
-	out := &Node{Name: n.Name, Zone: n.Labels[corev1.LabelTopologyZone]}
-	for _, a := range n.Status.Addresses {
-		if a.Type != corev1.NodeInternalIP {
-			continue
-		}
-		if addr, err := netip.ParseAddr(a.Address); err == nil && addr.Is4() {
-			out.Address = addr
-			break
-		}
-	}
-	cidrs := n.Spec.PodCIDRs
-	if len(cidrs) == 0 && n.Spec.PodCIDR != "" {
-		cidrs = []string{n.Spec.PodCIDR}
-	}
-	for _, c := range cidrs {
-		if p, err := netip.ParsePrefix(c); err == nil {
-			out.PodCIDRs = append(out.PodCIDRs, p.Masked())
-		}
-	}
-	return out
-}
-
 func addrs(list []string) []netip.Addr {
 	var out []netip.Addr
 	for _, s := range list {

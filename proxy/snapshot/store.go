@@ -16,13 +16,13 @@ type Store struct {
 
 	mu       sync.RWMutex
 	services map[Name]*Service
-	slices   map[Name]*Slice                     // by the slice's own name
-	members  map[Name]map[Name]*Slice            // by service, then by the slice's own name
-	byIP     map[netip.Addr]map[Name]struct{}    // cluster IP → services, for reverse lookups
-	nodes    map[string]*Node                    //
-	pending  map[string]struct{}                 // kinds whose first list has not arrived
-	ready    chan struct{}                       // closed when pending is empty
-	onChange []func(services []Name, nodes bool) // called outside of the lock
+	slices   map[Name]*Slice                  // by the slice's own name
+	members  map[Name]map[Name]*Slice         // by service, then by the slice's own name
+	byIP     map[netip.Addr]map[Name]struct{} // cluster IP → services, for reverse lookups
+	zone     string                           // of this node
+	pending  map[string]struct{}              // kinds whose first list has not arrived
+	ready    chan struct{}                    // closed when pending is empty
+	onChange []func(services []Name)          // called outside of the lock
 }
 
 // NewStore returns an empty snapshot as seen from the named node.
@@ -33,15 +33,14 @@ func NewStore(node string) *Store {
 		slices:   map[Name]*Slice{},
 		members:  map[Name]map[Name]*Slice{},
 		byIP:     map[netip.Addr]map[Name]struct{}{},
-		nodes:    map[string]*Node{},
-		pending:  map[string]struct{}{"services": {}, "endpointslices": {}, "nodes": {}},
+		pending:  map[string]struct{}{"services": {}, "endpointslices": {}, "node": {}},
 		ready:    make(chan struct{}),
 	}
 }
 
-// OnChange registers f to be told which services changed, and whether nodes did. f must be quick, and must look at the
-// store afresh: it may be told more often than things change. Register before anything is stored.
-func (s *Store) OnChange(f func(services []Name, nodes bool)) { s.onChange = append(s.onChange, f) }
+// OnChange registers f to be told which services changed; none means that this node's zone did. f must be quick, and must
+// look at the store afresh: it may be told more often than things change. Register before anything is stored.
+func (s *Store) OnChange(f func(services []Name)) { s.onChange = append(s.onChange, f) }
 
 // Ready is closed once every kind has been listed.
 func (s *Store) Ready() <-chan struct{} { return s.ready }
@@ -109,33 +108,19 @@ func (s *Store) EachSlice(f func(*Slice) bool) {
 	}
 }
 
-// Nodes returns every node.
-func (s *Store) Nodes() []*Node {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	out := make([]*Node, 0, len(s.nodes))
-	for _, n := range s.nodes {
-		out = append(out, n)
-	}
-	return out
-}
-
 // Zone returns this node's zone, "" if it has none.
 func (s *Store) Zone() string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if n := s.nodes[s.node]; n != nil {
-		return n.Zone
-	}
-	return ""
+	return s.zone
 }
 
-func (s *Store) notify(services []Name, nodes bool) {
-	if len(services) == 0 && !nodes {
+func (s *Store) notify(services []Name) {
+	if len(services) == 0 {
 		return
 	}
 	for _, f := range s.onChange {
-		f(services, nodes)
+		f(services)
 	}
 }
 
@@ -146,7 +131,7 @@ func (s *Store) SetService(obj *corev1.Service) {
 	changed := s.putService(v)
 	s.mu.Unlock()
 	if changed {
-		s.notify([]Name{v.Name}, false)
+		s.notify([]Name{v.Name})
 	}
 }
 
@@ -186,7 +171,7 @@ func (s *Store) DeleteService(n Name) {
 	delete(s.services, n)
 	s.mu.Unlock()
 	if old != nil {
-		s.notify([]Name{n}, false)
+		s.notify([]Name{n})
 	}
 }
 
@@ -209,7 +194,7 @@ func (s *Store) ReplaceServices(list []*corev1.Service) {
 	}
 	s.listed("services")
 	s.mu.Unlock()
-	s.notify(changed, false)
+	s.notify(changed)
 }
 
 // SetSlice adds or replaces an EndpointSlice.
@@ -218,7 +203,7 @@ func (s *Store) SetSlice(obj *discoveryv1.EndpointSlice) {
 	s.mu.Lock()
 	changed := s.putSlice(Name{obj.Namespace, obj.Name}, v)
 	s.mu.Unlock()
-	s.notify(changed, false)
+	s.notify(changed)
 }
 
 // putSlice returns the services that gained or lost by it. v is nil to remove.
@@ -254,7 +239,7 @@ func (s *Store) DeleteSlice(own Name) {
 	s.mu.Lock()
 	changed := s.putSlice(own, nil)
 	s.mu.Unlock()
-	s.notify(changed, false)
+	s.notify(changed)
 }
 
 // ReplaceSlices makes list the only EndpointSlices.
@@ -272,40 +257,22 @@ func (s *Store) ReplaceSlices(list []*discoveryv1.EndpointSlice) {
 	}
 	s.listed("endpointslices")
 	s.mu.Unlock()
-	s.notify(changed, false)
+	s.notify(changed)
 }
 
-// SetNode adds or replaces a Node.
-func (s *Store) SetNode(obj *corev1.Node) {
-	v := convertNode(obj)
+// SetZone takes note of this node's zone; "" is none.
+func (s *Store) SetZone(zone string) {
 	s.mu.Lock()
-	changed := !reflect.DeepEqual(s.nodes[v.Name], v)
-	s.nodes[v.Name] = v
+	changed := s.zone != zone
+	s.zone = zone
+	s.listed("node")
 	s.mu.Unlock()
-	s.notify(nil, changed)
-}
-
-// DeleteNode removes a Node.
-func (s *Store) DeleteNode(name string) {
-	s.mu.Lock()
-	_, changed := s.nodes[name]
-	delete(s.nodes, name)
-	s.mu.Unlock()
-	s.notify(nil, changed)
-}
-
-// ReplaceNodes makes list the only Nodes.
-func (s *Store) ReplaceNodes(list []*corev1.Node) {
-	next := make(map[string]*Node, len(list))
-	for _, obj := range list {
-		next[obj.Name] = convertNode(obj)
+	if !changed {
+		return
 	}
-	s.mu.Lock()
-	changed := !reflect.DeepEqual(s.nodes, next)
-	s.nodes = next
-	s.listed("nodes")
-	s.mu.Unlock()
-	s.notify(nil, changed)
+	for _, f := range s.onChange {
+		f(nil)
+	}
 }
 
 func (s *Store) listed(kind string) {

@@ -1,7 +1,7 @@
-// Package snapshot holds what the service proxy and the cluster DNS need to know of Services, EndpointSlices and Nodes:
-// one watch each, converted to compact values as they arrive. The API objects themselves are not kept.
+// Package snapshot holds what the service proxy and the cluster DNS need to know of Services and EndpointSlices, and of
+// this node's zone: one watch each, converted to compact values as they arrive. The API objects themselves are not kept.
 //
-// Reads:  Services, EndpointSlices and Nodes, from the API server.
+// Reads:  Services, EndpointSlices and this Node, from the API server.
 // Writes: nothing outside memory.
 package snapshot
 
@@ -69,12 +69,4 @@ type Endpoint struct {
 	Serving, Terminating bool
 	// HintZones and HintNodes say from where the endpoint should be used; empty is no hint.
 	HintZones, HintNodes []string
-}
-
-// Node is the part of a Node that routes and topology need.
-type Node struct {
-	Name     string
-	Address  netip.Addr // its InternalIP
-	PodCIDRs []netip.Prefix
-	Zone     string
 }

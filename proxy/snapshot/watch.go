@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
@@ -19,6 +20,11 @@ import (
 // was: the node goes on with what it knew last.
 func Watch(ctx context.Context, c *kubeclient.Client, s *Store) {
 	services, slices, nodes := c.Services(""), c.EndpointSlices(""), c.Nodes()
+	own := func(o metav1.ListOptions) metav1.ListOptions {
+		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, s.node).String()
+		return o
+	}
+	setZone := func(n *corev1.Node) { s.SetZone(n.Labels[corev1.LabelTopologyZone]) }
 	reflectors := []*cache.Reflector{
 		newReflector("services", services.List, services.Watch, sink[*corev1.Service]{
 			set: s.SetService, replace: s.ReplaceServices,
@@ -28,9 +34,21 @@ func Watch(ctx context.Context, c *kubeclient.Client, s *Store) {
 			set: s.SetSlice, replace: s.ReplaceSlices,
 			remove: func(o metav1.Object) { s.DeleteSlice(Name{o.GetNamespace(), o.GetName()}) },
 		}),
-		newReflector("nodes", nodes.List, nodes.Watch, sink[*corev1.Node]{
-			set: s.SetNode, replace: s.ReplaceNodes,
-			remove: func(o metav1.Object) { s.DeleteNode(o.GetName()) },
+		newReflector("node", func(ctx context.Context, o metav1.ListOptions) (*corev1.NodeList, error) {
+			return nodes.List(ctx, own(o))
+		}, func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return nodes.Watch(ctx, own(o))
+		}, sink[*corev1.Node]{
+			set:    setZone,
+			remove: func(metav1.Object) { s.SetZone("") },
+			replace: func(list []*corev1.Node) {
+				if len(list) == 0 { // not registered yet
+					s.SetZone("")
+				}
+				for _, n := range list {
+					setZone(n)
+				}
+			},
 		}),
 	}
 	var wg sync.WaitGroup
