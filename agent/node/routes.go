@@ -36,7 +36,7 @@ func defaultAddress() (netip.Addr, error) {
 	var first netip.Addr
 	for _, a := range addrs {
 		ip, ok := netip.AddrFromSlice(a.IP.To4())
-		if !ok || !ip.IsGlobalUnicast() {
+		if !ok || !ip.IsGlobalUnicast() || a.Scope == unix.RT_SCOPE_HOST { // the cluster DNS address is of scope host
 			continue
 		}
 		if a.LinkIndex == best {
