@@ -8,7 +8,6 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/initializer"
 	admissionmetrics "k8s.io/apiserver/pkg/admission/metrics"
-	"k8s.io/apiserver/pkg/admission/plugin/resourcequota"
 	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/util/webhook"
@@ -17,6 +16,7 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	plugins "github.com/mote-edge/mote/controlplane/admission"
+	"github.com/mote-edge/mote/controlplane/quota"
 )
 
 // admission puts the plugins in order and gives them what they ask for.
@@ -24,7 +24,6 @@ func (s *Server) admission(c *genericapiserver.Config, transport *http.Transport
 	all := admission.NewPlugins()
 	plugins.RegisterAll(all)
 	off := sets.New(s.cfg.DisablePlugins...)
-	off.Insert(resourcequota.PluginName) // until admission says what each kind of object counts for
 	if unknown := off.Difference(sets.New(all.Registered()...)); unknown.Len() > 0 {
 		return fmt.Errorf("--disable-admission-plugins: %v are unknown; the plugins are %v", sets.List(unknown), all.Registered())
 	}
@@ -46,6 +45,7 @@ func (s *Server) admission(c *genericapiserver.Config, transport *http.Transport
 	chain, err := all.NewFromPlugins(names, none, admission.PluginInitializers{
 		initializer.NewAPIServerIDInitializer(c.APIServerID),
 		initializer.New(s.client, dynamicClient, s.informers, c.Authorization.Authorizer, c.FeatureGate, c.EffectiveVersion, c.DrainedNotify(), mapper),
+		quotaInitializer{},
 		webhookinit.NewPluginInitializer(webhook.NewDefaultAuthenticationInfoResolverWrapper(transport, nil, s.loopback, c.TracerProvider), resolver),
 	}, admission.Decorators{admission.DecoratorFunc(admissionmetrics.WithControllerMetrics)})
 	if err != nil {
@@ -53,4 +53,13 @@ func (s *Server) admission(c *genericapiserver.Config, transport *http.Transport
 	}
 	c.AdmissionControl = admissionmetrics.WithStepMetrics(chain)
 	return nil
+}
+
+// quotaInitializer tells the quota plugin what each kind of object counts for.
+type quotaInitializer struct{}
+
+func (quotaInitializer) Initialize(p admission.Interface) {
+	if w, ok := p.(initializer.WantsQuotaConfiguration); ok {
+		w.SetQuotaConfiguration(quota.NewConfiguration(nil))
+	}
 }
