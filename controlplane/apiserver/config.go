@@ -118,6 +118,13 @@ func ServiceAddress(cidr *net.IPNet) net.IP {
 	return ip
 }
 
+// DNSAddress is the cluster DNS Service's: the tenth of the range.
+func DNSAddress(cidr *net.IPNet) net.IP {
+	ip := append(net.IP(nil), cidr.IP...)
+	ip[len(ip)-1] += 10
+	return ip
+}
+
 // hosts are the serving certificate's names.
 func (c *Config) hosts() []string {
 	hosts := []string{

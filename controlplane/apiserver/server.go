@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 
 	"golang.org/x/sync/errgroup"
@@ -17,6 +16,7 @@ import (
 	restclient "k8s.io/client-go/rest"
 	aggregator "k8s.io/kube-aggregator/pkg/apiserver"
 
+	"github.com/mote-edge/mote/controlplane/apiserver/bootstrap"
 	"github.com/mote-edge/mote/controlplane/apiserver/inproc"
 	"github.com/mote-edge/mote/controlplane/apiserver/rbac"
 	"github.com/mote-edge/mote/controlplane/apiserver/satoken"
@@ -146,14 +146,15 @@ func (s *Server) Run(ctx context.Context) error {
 	s.transport.SetHandler(s.chain.GenericAPIServer.Handler)
 	go pki.RunAll(ctx, s.serving, s.kubeletClient, s.frontProxy)
 	go func() {
-		if err := s.bootstrap(ctx); err != nil {
+		b := bootstrap.New(s.bootstrapConfig())
+		if err := b.Ensure(ctx); err != nil {
 			if ctx.Err() == nil {
 				cancel(err)
 			}
 			return
 		}
 		close(s.ready)
-		slog.InfoContext(ctx, "API server ready", "address", s.Address())
+		b.Run(ctx)
 	}()
 	if err := prepared.Run(ctx); err != nil {
 		return fmt.Errorf("run the API server: %w", err)
@@ -162,4 +163,17 @@ func (s *Server) Run(ctx context.Context) error {
 		return cause
 	}
 	return nil
+}
+
+func (s *Server) bootstrapConfig() bootstrap.Config {
+	return bootstrap.Config{
+		Client:           s.client,
+		AdvertiseAddress: s.cfg.AdvertiseAddress,
+		Port:             s.Port(),
+		ServiceCIDR:      s.cfg.ServiceCIDR,
+		DNSAddress:       DNSAddress(s.cfg.ServiceCIDR),
+		ClientCA:         s.cfg.PKI.CA.CertPEM,
+		FrontProxyCA:     s.cfg.PKI.FrontProxy.CertPEM,
+		FrontProxyNames:  []string{frontProxyName},
+	}
 }
