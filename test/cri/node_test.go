@@ -130,7 +130,7 @@ func (n *node) start() error {
 			return err
 		}
 	}
-	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"mote","plugins":[{"type":"mote-cni","bridge":"mote0","subnet":"10.99.0.0/24","stateDir":%q,
+	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"mote","plugins":[{"type":"mote-cni","bridge":"mote0","subnet":"10.99.0.0/24","dataDir":%q,
 		"clusterCIDR":"10.99.0.0/16","capabilities":{"portMappings":true}}]}`, filepath.Join(run, "cni"))
 	if err := os.WriteFile(filepath.Join(n.dir, "data/cni/net.d/10-mote.conflist"), []byte(conf), 0o600); err != nil {
 		return err

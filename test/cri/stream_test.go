@@ -1,0 +1,239 @@
+package cri
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
+	"k8s.io/client-go/util/exec"
+	api "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// relay makes a stream URL reachable from the test's own network namespace.
+func relay(t *testing.T, raw string) *url.URL {
+	t.Helper()
+	target, err := url.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	host := target.Host
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := shared.dial(context.Background(), "tcp", host)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			go func() { _, _ = io.Copy(server, client); server.Close() }()
+			go func() { _, _ = io.Copy(client, server); client.Close() }()
+		}
+	}()
+	target.Host = listener.Addr().String()
+	return target
+}
+
+type dialect func(*rest.Config, *url.URL) (remotecommand.Executor, error)
+
+var dialects = map[string]dialect{
+	"SPDY": func(c *rest.Config, u *url.URL) (remotecommand.Executor, error) {
+		return remotecommand.NewSPDYExecutor(c, http.MethodPost, u)
+	},
+	"WebSocket": func(c *rest.Config, u *url.URL) (remotecommand.Executor, error) {
+		return remotecommand.NewWebSocketExecutor(c, http.MethodGet, u.String())
+	},
+}
+
+func stream(t *testing.T, d dialect, raw string, options remotecommand.StreamOptions) error {
+	t.Helper()
+	u := relay(t, raw)
+	executor, err := d(&rest.Config{Host: u.Host}, u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return executor.StreamWithContext(ctx, options)
+}
+
+func TestExecStream(t *testing.T) {
+	p := newPod(t)
+	c := p.run("sleep 1000")
+	for name, d := range dialects {
+		t.Run(name, func(t *testing.T) {
+			reply, err := shared.rt.Exec(testContext(t), &api.ExecRequest{
+				ContainerId: c.id, Cmd: []string{"sh", "-c", "cat; echo problem >&2; exit 4"}, Stdin: true, Stdout: true, Stderr: true,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out, errOut bytes.Buffer
+			input := strings.Repeat("0123456789", 20000)
+			err = stream(t, d, reply.Url, remotecommand.StreamOptions{Stdin: strings.NewReader(input), Stdout: &out, Stderr: &errOut})
+			var exit exec.CodeExitError
+			if !errors.As(err, &exit) || exit.Code != 4 {
+				t.Errorf("error %v, want exit code 4", err)
+			}
+			if out.String() != input || errOut.String() != "problem\n" {
+				t.Errorf("%d of %d bytes came back; stderr %q", out.Len(), len(input), errOut.String())
+			}
+			if err := stream(t, d, reply.Url, remotecommand.StreamOptions{Stdout: io.Discard}); err == nil {
+				t.Error("a stream URL worked twice")
+			}
+		})
+	}
+}
+
+type sizes chan remotecommand.TerminalSize
+
+func (s sizes) Next() *remotecommand.TerminalSize {
+	size, open := <-s
+	if !open {
+		return nil
+	}
+	return &size
+}
+
+func TestExecTerminal(t *testing.T) {
+	p := newPod(t)
+	c := p.run("sleep 1000")
+	for name, d := range dialects {
+		t.Run(name, func(t *testing.T) {
+			reply, err := shared.rt.Exec(testContext(t), &api.ExecRequest{
+				ContainerId: c.id, Cmd: []string{"sh", "-c", "tty; while [ \"$(stty size)\" != '33 111' ]; do sleep 0.02; done; read x; echo got $x $TERM"},
+				Stdin: true, Stdout: true, Tty: true,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			size := make(sizes, 1)
+			size <- remotecommand.TerminalSize{Width: 111, Height: 33}
+			var out bytes.Buffer
+			if err := stream(t, d, reply.Url, remotecommand.StreamOptions{Stdin: strings.NewReader("word\n"), Stdout: &out, Tty: true, TerminalSizeQueue: size}); err != nil {
+				t.Errorf("stream: %v", err)
+			}
+			if !strings.Contains(out.String(), "/dev/pts/") || !strings.Contains(out.String(), "got word xterm\r\n") {
+				t.Errorf("terminal said %q", out.String())
+			}
+		})
+	}
+}
+
+// syncBuffer may be read while it is written.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func TestAttach(t *testing.T) {
+	for name, d := range dialects {
+		for _, tty := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/tty=%v", name, tty), func(t *testing.T) {
+				p := newPod(t)
+				c := p.run("read x; echo heard $x; read y; echo then $y; exit 6", func(c *api.ContainerConfig) {
+					c.Stdin, c.StdinOnce, c.Tty = true, true, tty
+				})
+				if shared.hold != nil {
+					killRuntime(t) // the streams must survive it
+				}
+				reply, err := shared.rt.Attach(testContext(t), &api.AttachRequest{ContainerId: c.id, Stdin: true, Stdout: true, Stderr: !tty, Tty: tty})
+				if err != nil {
+					t.Fatal(err)
+				}
+				var out syncBuffer
+				in, feed := io.Pipe()
+				go func() {
+					_, _ = io.WriteString(feed, "one\n")
+					eventually(t, "the first answer", func() bool { return strings.Contains(out.String(), "heard one") })
+					_, _ = io.WriteString(feed, "two\n")
+					_ = feed.Close()
+				}()
+				options := remotecommand.StreamOptions{Stdin: in, Stdout: &out, Tty: tty}
+				if !tty {
+					options.Stderr = io.Discard
+				}
+				if err := stream(t, d, reply.Url, options); err != nil {
+					t.Errorf("attach: %v", err)
+				}
+				if st := c.wait(); st.ExitCode != 6 {
+					t.Errorf("exit code %d", st.ExitCode)
+				}
+				if !strings.Contains(out.String(), "then two") || !strings.Contains(c.logs(), "then two") {
+					t.Errorf("attached client saw %q, log has %q", out.String(), c.logs())
+				}
+			})
+		}
+	}
+}
+
+func TestPortForward(t *testing.T) {
+	p := newPod(t, onPodNetwork)
+	c := p.run("mkdir /www && echo served > /www/index.html && httpd -f -p 127.0.0.1:8080 -h /www")
+	eventually(t, "httpd", func() bool {
+		_, _, code := c.exec("wget", "-qO-", "http://127.0.0.1:8080/")
+		return code == 0
+	})
+	reply, err := shared.rt.PortForward(testContext(t), &api.PortForwardRequest{PodSandboxId: p.id, Port: []int32{8080}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := relay(t, reply.Url)
+	transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{Host: u.Host})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, u)
+	stop, ready := make(chan struct{}), make(chan struct{})
+	defer close(stop)
+	forwarder, err := portforward.New(dialer, []string{"0:8080"}, stop, ready, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = forwarder.ForwardPorts() }()
+	<-ready
+	ports, err := forwarder.GetPorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", ports[0].Local))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if body, _ := io.ReadAll(answer.Body); string(body) != "served\n" {
+		t.Errorf("through the tunnel: %q", body)
+	}
+}
