@@ -1,0 +1,151 @@
+package logs
+
+import (
+	"cmp"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Log is a running container's log.
+type Log struct{ ContainerID, Path string }
+
+// Rotator bounds the logs of running containers.
+type Rotator struct {
+	MaxSize int64 // bytes of one file
+	Files   int   // files a container, the one being written included; 2 at least
+	// Logs lists the running containers' logs.
+	Logs func() []Log
+	// Reopen makes the runtime write to a new file of the same name.
+	Reopen func(ctx context.Context, containerID string) error
+	Logger *slog.Logger
+
+	now func() time.Time
+}
+
+// Run rotates until ctx ends. It looks at the files' sizes: often while some log grows fast, else once a minute.
+func (r *Rotator) Run(ctx context.Context) error {
+	const often, rarely = 10 * time.Second, time.Minute
+	wait := often
+	before := map[string]int64{}
+	for {
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+		wait = min(2*wait, rarely)
+		sizes := make(map[string]int64, len(before))
+		for _, l := range r.Logs() {
+			info, err := os.Stat(l.Path)
+			if err != nil {
+				continue // not begun, or ended meanwhile
+			}
+			size := info.Size()
+			if size >= r.MaxSize {
+				if err := r.rotate(ctx, l); err != nil {
+					r.Logger.Warn("log isn't rotated", "container", l.ContainerID, "log", l.Path, "error", err)
+				}
+				size = 0
+			}
+			sizes[l.Path] = size
+			if size-before[l.Path] > r.MaxSize/100 {
+				wait = often
+			}
+		}
+		before = sizes
+	}
+}
+
+const stamp = "20060102-150405"
+
+// rotate moves a full log aside. Old ones are compressed, but for the newest: somebody may be reading it to its end.
+func (r *Rotator) rotate(ctx context.Context, l Log) error {
+	old, err := rotations(l.Path)
+	if err != nil {
+		return err
+	}
+	for len(old) > max(r.Files-2, 0) {
+		if err := os.Remove(old[0]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		old = old[1:]
+	}
+	for _, path := range old {
+		if !strings.HasSuffix(path, ".gz") {
+			if err := compress(path); err != nil {
+				return err
+			}
+		}
+	}
+	now := time.Now
+	if r.now != nil {
+		now = r.now
+	}
+	aside := l.Path + "." + now().Format(stamp)
+	if err := os.Rename(l.Path, aside); err != nil {
+		return err
+	}
+	if err := r.Reopen(ctx, l.ContainerID); err != nil {
+		return errors.Join(fmt.Errorf("the runtime doesn't reopen the log: %w", err), os.Rename(aside, l.Path))
+	}
+	return nil
+}
+
+// rotations lists a log's older files, the oldest first, and removes what a crash left half-written.
+func rotations(path string) ([]string, error) {
+	found, err := filepath.Glob(escape(path) + ".*")
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, f := range found {
+		if strings.HasSuffix(f, ".tmp") {
+			if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+			continue
+		}
+		out = append(out, f)
+	}
+	slices.SortFunc(out, func(a, b string) int { return cmp.Compare(a, b) }) // the time stamp sorts as it runs
+	return out, nil
+}
+
+// escape keeps a path's characters from being read as a pattern.
+func escape(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
+
+func compress(path string) error {
+	in, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	next := path + ".gz.tmp"
+	out, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o640)
+	if err != nil {
+		return err
+	}
+	z := gzip.NewWriter(out)
+	_, err = io.Copy(z, in)
+	if err = errors.Join(err, z.Close(), out.Close()); err != nil {
+		return errors.Join(fmt.Errorf("compress %s: %w", path, err), os.Remove(next))
+	}
+	if err := os.Rename(next, path+".gz"); err != nil {
+		return err
+	}
+	return os.Remove(path)
+}
