@@ -1,0 +1,373 @@
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+
+	"github.com/mote-edge/mote/controlplane/apiserver/apiservertest"
+	"github.com/mote-edge/mote/controlplane/controllers"
+	"github.com/mote-edge/mote/controlplane/scheduler"
+)
+
+// server is one real API server with every controller and the scheduler at work, for all tests of this package.
+var server *apiservertest.Server
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "mote-controllers-*")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	server, err = apiservertest.Run(context.Background(), apiservertest.Options{Dir: dir})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 2)
+	defer func() {
+		cancel()
+		for range 2 {
+			if err := <-done; err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+		}
+		if err := server.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}()
+	if err := start(ctx, done); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+func start(ctx context.Context, done chan<- error) error {
+	meta, err := metadata.NewForConfig(server.Config)
+	if err != nil {
+		return err
+	}
+	disc, err := discovery.NewDiscoveryClientForConfig(server.Config)
+	if err != nil {
+		return err
+	}
+	c, err := controllers.New(controllers.Config{
+		Client: server.Client, Metadata: meta, Discovery: disc, Informers: server.Informers,
+		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
+		RootCA: server.CA,
+	})
+	if err != nil {
+		return err
+	}
+	s, err := scheduler.New(scheduler.Config{Client: server.Client, Informers: server.Informers})
+	if err != nil {
+		return err
+	}
+	go func() { done <- c.Run(ctx) }()
+	go func() { done <- s.Run(ctx) }()
+	return nil
+}
+
+func eventually(t *testing.T, what string, ok func() error) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if err = ok(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("never: %s: %v", what, err)
+}
+
+func namespace(t *testing.T) (string, kubernetes.Interface) {
+	t.Helper()
+	ns, err := server.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ns.Name, server.Client
+}
+
+func machine(t *testing.T, name string) {
+	t.Helper()
+	api := server.Client.CoreV1().Nodes()
+	n, err := api.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"test": name}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Status = corev1.NodeStatus{
+		Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("110")},
+		Conditions:  []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Now()}},
+	}
+	eventually(t, "node status", func() error {
+		latest, err := api.Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		latest.Status = n.Status
+		_, err = api.UpdateStatus(t.Context(), latest, metav1.UpdateOptions{})
+		return err
+	})
+	t.Cleanup(func() { _ = api.Delete(context.Background(), name, metav1.DeleteOptions{}) })
+}
+
+func podSpec(node string) corev1.PodSpec {
+	return corev1.PodSpec{
+		NodeSelector: map[string]string{"test": node},
+		Containers: []corev1.Container{{Name: "c", Image: "img", Resources: corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m")},
+		}}},
+	}
+}
+
+func TestANamespaceGetsWhatPodsNeed(t *testing.T) {
+	t.Parallel()
+	ns, client := namespace(t)
+	eventually(t, "service account", func() error {
+		_, err := client.CoreV1().ServiceAccounts(ns).Get(t.Context(), "default", metav1.GetOptions{})
+		return err
+	})
+	eventually(t, "root CA", func() error {
+		cm, err := client.CoreV1().ConfigMaps(ns).Get(t.Context(), "kube-root-ca.crt", metav1.GetOptions{})
+		if err == nil && cm.Data["ca.crt"] != string(server.CA) {
+			return fmt.Errorf("data: %v", cm.Data)
+		}
+		return err
+	})
+	if err := client.CoreV1().ConfigMaps(ns).Delete(t.Context(), "kube-root-ca.crt", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "root CA again", func() error {
+		_, err := client.CoreV1().ConfigMaps(ns).Get(t.Context(), "kube-root-ca.crt", metav1.GetOptions{})
+		return err
+	})
+}
+
+func TestANodeGetsARangeAndPods(t *testing.T) {
+	t.Parallel()
+	ns, client := namespace(t)
+	machine(t, "node-a")
+	eventually(t, "pod CIDR, no taint", func() error {
+		n, err := client.CoreV1().Nodes().Get(t.Context(), "node-a", metav1.GetOptions{})
+		if err == nil && (n.Spec.PodCIDR == "" || len(n.Spec.Taints) > 0) {
+			return fmt.Errorf("spec: %+v", n.Spec)
+		}
+		return err
+	})
+	eventually(t, "pod created", func() error {
+		_, err := client.CoreV1().Pods(ns).Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: podSpec("node-a")}, metav1.CreateOptions{})
+		return err
+	})
+	start := time.Now()
+	eventually(t, "pod bound", func() error {
+		p, err := client.CoreV1().Pods(ns).Get(t.Context(), "p", metav1.GetOptions{})
+		if err == nil && p.Spec.NodeName != "node-a" {
+			return fmt.Errorf("status: %+v", p.Status)
+		}
+		return err
+	})
+	t.Logf("bound within %v", time.Since(start))
+	eventually(t, "Scheduled event", func() error {
+		events, err := client.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, e := range events.Items {
+			if e.Reason == "Scheduled" && e.Message == "Successfully assigned "+ns+"/p to node-a" {
+				return nil
+			}
+		}
+		return fmt.Errorf("events: %+v", events.Items)
+	})
+	_, err := client.CoreV1().Pods(ns).Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "nowhere"}, Spec: podSpec("no-such-node")}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "unschedulable", func() error {
+		p, err := client.CoreV1().Pods(ns).Get(t.Context(), "nowhere", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, c := range p.Status.Conditions {
+			if c.Type == corev1.PodScheduled && c.Reason == corev1.PodReasonUnschedulable {
+				return nil
+			}
+		}
+		return fmt.Errorf("status: %+v", p.Status)
+	})
+}
+
+func deployment(t *testing.T, ns string, replicas int32) *appsv1.Deployment {
+	t.Helper()
+	labels := map[string]string{"app": "web"}
+	d, err := server.Client.AppsV1().Deployments(ns).Create(t.Context(), &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: podSpec("none")},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "pods", func() error { return counts(t, ns, 1, int(replicas)) })
+	return d
+}
+
+func counts(t *testing.T, ns string, sets, pods int) error {
+	t.Helper()
+	rs, err := server.Client.AppsV1().ReplicaSets(ns).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	p, err := server.Client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	if len(rs.Items) != sets || len(p.Items) != pods {
+		return fmt.Errorf("%d replica sets, %d pods; want %d, %d", len(rs.Items), len(p.Items), sets, pods)
+	}
+	return nil
+}
+
+func TestDeletionOfADeployment(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationForeground} {
+		t.Run(string(policy), func(t *testing.T) {
+			t.Parallel()
+			ns, client := namespace(t)
+			deployment(t, ns, 3)
+			if err := client.AppsV1().Deployments(ns).Delete(t.Context(), "web", metav1.DeleteOptions{PropagationPolicy: &policy}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "everything gone", func() error { return counts(t, ns, 0, 0) })
+			eventually(t, "the deployment gone", func() error {
+				_, err := client.AppsV1().Deployments(ns).Get(t.Context(), "web", metav1.GetOptions{})
+				if !apierrors.IsNotFound(err) {
+					return fmt.Errorf("still there: %w", err)
+				}
+				return nil
+			})
+		})
+	}
+	t.Run("Orphan", func(t *testing.T) {
+		t.Parallel()
+		ns, client := namespace(t)
+		deployment(t, ns, 2)
+		policy := metav1.DeletePropagationOrphan
+		if err := client.AppsV1().Deployments(ns).Delete(t.Context(), "web", metav1.DeleteOptions{PropagationPolicy: &policy}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the replica set has no owner", func() error {
+			if _, err := client.AppsV1().Deployments(ns).Get(t.Context(), "web", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("the deployment is still there: %w", err)
+			}
+			rs, err := client.AppsV1().ReplicaSets(ns).List(t.Context(), metav1.ListOptions{})
+			if err != nil {
+				return err
+			}
+			if len(rs.Items) != 1 || len(rs.Items[0].OwnerReferences) != 0 {
+				return fmt.Errorf("replica sets: %+v", rs.Items)
+			}
+			return nil
+		})
+		if err := counts(t, ns, 1, 2); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestOwnersThatNeverWere(t *testing.T) {
+	t.Parallel()
+	ns, client := namespace(t)
+	cm := func(name string, refs ...metav1.OwnerReference) {
+		t.Helper()
+		_, err := client.CoreV1().ConfigMaps(ns).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, OwnerReferences: refs}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	cm("root")
+	root, err := client.CoreV1().ConfigMaps(ns).Get(t.Context(), "root", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "root", UID: root.UID}
+	fake := metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "root", UID: "00000000-0000-0000-0000-000000000000"}
+	cm("kept", real)
+	cm("garbage", fake)
+	cm("half", real, metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: "x", UID: "00000000-0000-0000-0000-000000000001"})
+	eventually(t, "garbage is gone", func() error {
+		if _, err := client.CoreV1().ConfigMaps(ns).Get(t.Context(), "garbage", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("still there: %w", err)
+		}
+		return nil
+	})
+	eventually(t, "half keeps one owner", func() error {
+		m, err := client.CoreV1().ConfigMaps(ns).Get(t.Context(), "half", metav1.GetOptions{})
+		if err == nil && len(m.OwnerReferences) != 1 {
+			return fmt.Errorf("owners: %v", m.OwnerReferences)
+		}
+		return err
+	})
+	if _, err := client.CoreV1().ConfigMaps(ns).Get(t.Context(), "kept", metav1.GetOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNamespaceDeletion(t *testing.T) {
+	t.Parallel()
+	ns, client := namespace(t)
+	deployment(t, ns, 3)
+	held, err := client.CoreV1().ConfigMaps(ns).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "held", Finalizers: []string{"example.com/hold"}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := client.CoreV1().Namespaces().Delete(t.Context(), ns, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "conditions say what remains", func() error {
+		n, err := client.CoreV1().Namespaces().Get(t.Context(), ns, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, c := range n.Status.Conditions {
+			if c.Type == corev1.NamespaceFinalizersRemaining && c.Status == corev1.ConditionTrue {
+				if want := "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"; c.Message != want {
+					return fmt.Errorf("message %q, want %q", c.Message, want)
+				}
+				return nil
+			}
+		}
+		return fmt.Errorf("conditions: %+v", n.Status.Conditions)
+	})
+	held.Finalizers = nil
+	if _, err := client.CoreV1().ConfigMaps(ns).Patch(t.Context(), "held", "application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "namespace gone", func() error {
+		if _, err := client.CoreV1().Namespaces().Get(t.Context(), ns, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("still there: %w", err)
+		}
+		return nil
+	})
+	t.Logf("gone after %v", time.Since(start))
+}
