@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -30,6 +31,8 @@ type Config struct {
 	Etcd etcd.Config
 	// API's PKI and Etcd are filled in.
 	API apiserver.Config
+	// ClusterCIDR is the range that the nodes' pod ranges are cut from. Default 10.42.0.0/16.
+	ClusterCIDR netip.Prefix
 }
 
 // Server is a control plane.
@@ -43,6 +46,9 @@ type Server struct {
 
 // New opens the state on disk and the ports. Run serves.
 func New(ctx context.Context, cfg Config) (*Server, error) {
+	if !cfg.ClusterCIDR.IsValid() {
+		cfg.ClusterCIDR = netip.MustParsePrefix("10.42.0.0/16")
+	}
 	s := &Server{cfg: cfg, began: time.Now()}
 	if err := cfg.Dirs.Validate(); err != nil {
 		return nil, err
@@ -94,6 +100,7 @@ func (s *Server) Ready() <-chan struct{} { return s.api.Ready() }
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.api.Run(ctx) })
+	g.Go(func() error { return s.lead(ctx) })
 	g.Go(func() error {
 		s.store.Run(ctx)
 		return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -27,6 +28,7 @@ func serverCommand(dirs *layout.Dirs) *cobra.Command {
 		advertise   net.IP
 		serviceCIDR string
 		nodePorts   string
+		clusterCIDR string
 	)
 	c := &cobra.Command{
 		Use:   "server",
@@ -39,6 +41,10 @@ func serverCommand(dirs *layout.Dirs) *cobra.Command {
 			quietLibraries()
 			cfg.Dirs = *dirs
 			cfg.API.AdvertiseAddress = advertise
+			var err error
+			if cfg.ClusterCIDR, err = netip.ParsePrefix(clusterCIDR); err != nil {
+				return fmt.Errorf("--cluster-cidr %q is not a range: give one like 10.42.0.0/16", clusterCIDR)
+			}
 			if err := parseServerFlags(&cfg, serviceCIDR, nodePorts); err != nil {
 				return err
 			}
@@ -55,6 +61,7 @@ func serverCommand(dirs *layout.Dirs) *cobra.Command {
 	f.IPVar(&advertise, "advertise-address", nil, "address at which nodes and pods reach the API server (default that of the default route)")
 	f.StringSliceVar(&cfg.API.Hosts, "tls-san", nil, "further names and addresses for the API server's certificate")
 	f.StringVar(&serviceCIDR, "service-cidr", "10.43.0.0/16", "range of the Services' addresses")
+	f.StringVar(&clusterCIDR, "cluster-cidr", "10.42.0.0/16", "range of the pods' addresses; each node gets a /24 of it")
 	f.StringVar(&nodePorts, "service-node-port-range", "30000-32767", "range of the Services' node ports")
 	f.StringVar(&cfg.API.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	f.StringVar(&cfg.API.Issuer, "service-account-issuer", "", "issuer of service-account tokens (default https://kubernetes.default.svc.<cluster domain>)")

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 
 	"golang.org/x/sync/errgroup"
@@ -127,6 +128,9 @@ func (s *Server) Address() string { return s.cfg.Listener.Addr().String() }
 
 // Port is the listener's.
 func (s *Server) Port() int { return s.cfg.listenPort() }
+
+// ServiceCIDR is the range of the Services' addresses.
+func (s *Server) ServiceCIDR() *net.IPNet { return s.cfg.ServiceCIDR }
 
 // Ready is closed when the server serves and what a cluster begins with exists.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
