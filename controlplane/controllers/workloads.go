@@ -3,6 +3,7 @@ package controllers
 import (
 	"fmt"
 
+	"github.com/mote-edge/mote/controlplane/controllers/cronjob"
 	"github.com/mote-edge/mote/controlplane/controllers/daemonset"
 	"github.com/mote-edge/mote/controlplane/controllers/deployment"
 	"github.com/mote-edge/mote/controlplane/controllers/endpoints"
@@ -53,6 +54,10 @@ func workloads(cfg Config) ([]entry, error) {
 	{
 		c, err := job.New(cfg.Client, cfg.Informers, cfg.Recorder("job-controller"))
 		add("job", c, err)
+	}
+	{
+		c, err := cronjob.New(cfg.Client, cfg.Informers, cfg.Recorder("cronjob-controller"))
+		add("cronjob", c, err)
 	}
 	if failed != nil {
 		return nil, failed
