@@ -11,7 +11,10 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/registry/rest"
 
+	"github.com/mote-edge/mote/controlplane/registry/discovery"
+	"github.com/mote-edge/mote/controlplane/registry/policy"
 	"github.com/mote-edge/mote/controlplane/registry/resource"
 )
 
@@ -45,13 +48,33 @@ func addPods(c *resource.Config, to resource.Storages) error {
 	if err != nil {
 		return err
 	}
+	// Evictions are rare: a second, uncached way to the budgets is cheaper than
+	// sharing the cached one between packages.
+	uncached := policy.Budgets
+	uncached.Uncached = true
+	budgets, budgetStatus, err := uncached.Build(c)
+	if err != nil {
+		return err
+	}
 	binding := &podBinding{store: r.Store}
 	to["pods"] = r
 	to["pods/status"] = status
+	to["pods/ephemeralcontainers"] = ephemeralContainers(r.Store)
+	to["pods/resize"] = resize(r.Store)
+	to["pods/eviction"] = &podEviction{pods: status.Store(), budgets: budgets.Store, status: budgetStatus}
 	to["pods/binding"] = binding
 	to["bindings"] = &bindings{binding}
+	(&podStreams{pods: r, c: c}).add(to)
+	if c.Tokens != nil {
+		to["serviceaccounts/token"] = &tokenRequest{
+			c: c, accounts: getter(to, "serviceaccounts"), pods: r, secrets: getter(to, "secrets"), nodes: getter(to, "nodes"),
+		}
+	}
+	to["nodes/proxy"] = nodeProxy(c)
 	return nil
 }
+
+func getter(to resource.Storages, name string) rest.Getter { return to[name].(rest.Getter) }
 
 func addServices(c *resource.Config, to resource.Storages) error {
 	r, status, err := services.Build(c)
@@ -63,8 +86,15 @@ func addServices(c *resource.Config, to resource.Storages) error {
 		return err
 	}
 	a.attach(r.Store, status.Store())
+	uncached := discovery.Slices
+	uncached.Uncached = true
+	slices, _, err := uncached.Build(c)
+	if err != nil {
+		return err
+	}
 	to["services"] = r
 	to["services/status"] = status
+	to["services/proxy"] = serviceProxy(c, r, getter(to, "pods"), slices)
 	return nil
 }
 

@@ -18,10 +18,11 @@ import (
 // Storages builds everything of discovery.k8s.io/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	return to, resource.AddAll(c, to, &slices)
+	return to, resource.AddAll(c, to, &Slices)
 }
 
-var slices = resource.Descriptor[*discoveryv1.EndpointSlice]{
+// Slices are the endpoint slices.
+var Slices = resource.Descriptor[*discoveryv1.EndpointSlice]{
 	GV: discoveryv1.SchemeGroupVersion, Plural: "endpointslices", Singular: "endpointslice",
 	New:        func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
 	NewList:    func() runtime.Object { return &discoveryv1.EndpointSliceList{} },

@@ -15,10 +15,11 @@ import (
 // Storages builds everything of policy/v1.
 func Storages(c *resource.Config) (resource.Storages, error) {
 	to := resource.Storages{}
-	return to, resource.AddAll(c, to, &budgets)
+	return to, resource.AddAll(c, to, &Budgets)
 }
 
-var budgets = resource.Descriptor[*policyv1.PodDisruptionBudget]{
+// Budgets are the pod disruption budgets.
+var Budgets = resource.Descriptor[*policyv1.PodDisruptionBudget]{
 	GV: policyv1.SchemeGroupVersion, Plural: "poddisruptionbudgets", Singular: "poddisruptionbudget", ShortNames: []string{"pdb"},
 	New:       func() *policyv1.PodDisruptionBudget { return &policyv1.PodDisruptionBudget{} },
 	NewList:   func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} },

@@ -70,10 +70,10 @@ type Descriptor[T Object] struct {
 	PrepareUpdate func(ctx context.Context, obj, old T)
 	PrepareStatus func(ctx context.Context, obj, old T)
 
-	// NameRule checks metadata.name when Validate is nil; nil means a DNS
-	// subdomain.
+	// NameRule checks metadata.name; nil means a DNS subdomain.
 	NameRule validation.ValidateNameFunc
-	// Validate and the rest check the whole object, metadata included.
+	// Validate and the rest replace the kind's rules in package validation; a
+	// Validate checks metadata too.
 	Validate       func(obj T) field.ErrorList
 	ValidateUpdate func(obj, old T) field.ErrorList
 	ValidateStatus func(obj, old T) field.ErrorList

@@ -1,0 +1,181 @@
+package core
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/mote-edge/mote/controlplane/registry/resource"
+	"github.com/mote-edge/mote/controlplane/registry/validation"
+)
+
+// podEdit is an update-only subresource that changes a few fields of a pod's
+// spec, and says which for server-side apply.
+type podEdit struct {
+	*resource.Status
+	fields fieldpath.Filter
+}
+
+var (
+	_ rest.Patcher                   = (*podEdit)(nil)
+	_ rest.ResetFieldsFilterStrategy = (*podEdit)(nil)
+)
+
+func (e *podEdit) GetResetFieldsFilter() map[fieldpath.APIVersion]fieldpath.Filter {
+	return map[fieldpath.APIVersion]fieldpath.Filter{"v1": e.fields}
+}
+
+// GetResetFields hides the status subresource's: a filter replaces the sets.
+func (e *podEdit) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set { return nil }
+
+func ephemeralContainers(store *genericregistry.Store) rest.Storage {
+	return &podEdit{
+		Status: pods.Subresource(store, func(_ context.Context, p, old *corev1.Pod) {
+			wanted := p.Spec.EphemeralContainers
+			p.Spec, p.Status = old.Spec, old.Status
+			metav1.ResetObjectMetaForStatus(p, old)
+			p.Spec.EphemeralContainers = wanted
+		}, validateEphemeralContainers),
+		fields: fieldpath.NewIncludeMatcherFilter(fieldpath.MakePrefixMatcherOrDie("spec", "ephemeralContainers")),
+	}
+}
+
+func resize(store *genericregistry.Store) rest.Storage {
+	any := fieldpath.MatchAnyPathElement()
+	return &podEdit{
+		Status: pods.Subresource(store, prepareResize, validateResize),
+		fields: fieldpath.NewIncludeMatcherFilter(
+			fieldpath.MakePrefixMatcherOrDie("spec", "containers", any, "resources"),
+			fieldpath.MakePrefixMatcherOrDie("spec", "containers", any, "resizePolicy"),
+			fieldpath.MakePrefixMatcherOrDie("spec", "initContainers", any, "resources"),
+			fieldpath.MakePrefixMatcherOrDie("spec", "initContainers", any, "resizePolicy"),
+		),
+	}
+}
+
+// prepareResize keeps everything but the resources. A pod whose containers were
+// added, renamed or moved stays as it came, so that validation can say so.
+func prepareResize(_ context.Context, p, old *corev1.Pod) {
+	containers, ok := resized(p.Spec.Containers, old.Spec.Containers)
+	inits, ok2 := resized(p.Spec.InitContainers, old.Spec.InitContainers)
+	if !ok || !ok2 {
+		return
+	}
+	p.Spec, p.Status = old.Spec, old.Status
+	metav1.ResetObjectMetaForStatus(p, old)
+	p.Spec.Containers, p.Spec.InitContainers = containers, inits
+}
+
+func resized(now, old []corev1.Container) ([]corev1.Container, bool) {
+	if len(now) != len(old) {
+		return nil, false
+	}
+	if len(old) == 0 {
+		return old, true
+	}
+	out := make([]corev1.Container, len(old))
+	for i := range old {
+		if now[i].Name != old[i].Name {
+			return nil, false
+		}
+		out[i] = old[i]
+		out[i].Resources, out[i].ResizePolicy = now[i].Resources, now[i].ResizePolicy
+	}
+	return out, true
+}
+
+// validateEphemeralContainers lets ephemeral containers be added; those that
+// exist stay as they are.
+func validateEphemeralContainers(p, old *corev1.Pod) field.ErrorList {
+	errs := podRules(p)
+	path := field.NewPath("spec", "ephemeralContainers")
+	now := map[string]corev1.EphemeralContainer{}
+	for _, c := range p.Spec.EphemeralContainers {
+		now[c.Name] = c
+	}
+	for i, was := range old.Spec.EphemeralContainers {
+		switch c, ok := now[was.Name]; {
+		case !ok:
+			errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", was.Name)))
+		case !apiequality.Semantic.DeepEqual(c, was):
+			errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", was.Name, path.Index(i))))
+		}
+	}
+	if old.Annotations[corev1.MirrorPodAnnotationKey] != "" {
+		errs = append(errs, field.Forbidden(field.NewPath(""), "static pods do not support ephemeral containers"))
+	}
+	return errs
+}
+
+// validateResize refuses what a running pod can't have changed.
+func validateResize(p, old *corev1.Pod) field.ErrorList {
+	errs := podRules(p)
+	spec := field.NewPath("spec")
+	if len(p.Spec.Containers) != len(old.Spec.Containers) || len(p.Spec.InitContainers) != len(old.Spec.InitContainers) {
+		return append(errs, field.Forbidden(spec.Child("containers"), "containers may not be added or removed during resize"))
+	}
+	check := func(now, was []corev1.Container, path *field.Path) {
+		for i := range was {
+			r := path.Index(i).Child("resources")
+			if now[i].Name != was[i].Name {
+				errs = append(errs, field.Forbidden(path, "containers may not be renamed or reordered on resize"))
+				return
+			}
+			for _, side := range []struct {
+				name     string
+				now, was corev1.ResourceList
+			}{{"requests", now[i].Resources.Requests, was[i].Resources.Requests}, {"limits", now[i].Resources.Limits, was[i].Resources.Limits}} {
+				for name, q := range side.was {
+					n, ok := side.now[name]
+					if name != corev1.ResourceCPU && name != corev1.ResourceMemory {
+						if !ok || n.Cmp(q) != 0 {
+							errs = append(errs, field.Forbidden(r.Child(side.name).Key(string(name)), "only cpu and memory resources are mutable"))
+						}
+						continue
+					}
+					if !ok {
+						errs = append(errs, field.Forbidden(r.Child(side.name), "resource "+side.name+" cannot be removed"))
+					}
+				}
+				for name := range side.now {
+					if _, had := side.was[name]; !had && name != corev1.ResourceCPU && name != corev1.ResourceMemory {
+						errs = append(errs, field.Forbidden(r.Child(side.name).Key(string(name)), "only cpu and memory resources are mutable"))
+					}
+				}
+			}
+		}
+	}
+	check(p.Spec.Containers, old.Spec.Containers, spec.Child("containers"))
+	check(p.Spec.InitContainers, old.Spec.InitContainers, spec.Child("initContainers"))
+	for i, c := range old.Spec.InitContainers {
+		if c.RestartPolicy == nil && !apiequality.Semantic.DeepEqual(c.Resources, p.Spec.InitContainers[i].Resources) {
+			errs = append(errs, field.Forbidden(spec.Child("initContainers").Index(i).Child("resources"), "resources for non-sidecar init containers are immutable"))
+		}
+	}
+	if QOSClass(p) != old.Status.QOSClass {
+		errs = append(errs, field.Invalid(spec, old.Status.QOSClass, "Pod QOS Class may not change as a result of resizing"))
+	}
+	if podDone(old) {
+		errs = append(errs, field.Forbidden(field.NewPath(""), "pods that have ended can't be resized"))
+	}
+	if old.Annotations[corev1.MirrorPodAnnotationKey] != "" {
+		errs = append(errs, field.Forbidden(field.NewPath(""), "static pods cannot be resized"))
+	}
+	return errs
+}
+
+// podRules are the rules for a whole pod, less the one that holds for a create
+// alone.
+func podRules(p *corev1.Pod) field.ErrorList {
+	return slices.DeleteFunc(validation.Create(p), func(e *field.Error) bool {
+		return e.Type == field.ErrorTypeForbidden && e.Field == "spec.ephemeralContainers"
+	})
+}
