@@ -11,6 +11,7 @@ import (
 	"github.com/mote-edge/mote/controlplane/controllers/endpointslicemirroring"
 	"github.com/mote-edge/mote/controlplane/controllers/job"
 	"github.com/mote-edge/mote/controlplane/controllers/replicaset"
+	"github.com/mote-edge/mote/controlplane/controllers/statefulset"
 )
 
 // workloads lists the controllers of workloads and Services.
@@ -58,6 +59,10 @@ func workloads(cfg Config) ([]entry, error) {
 	{
 		c, err := cronjob.New(cfg.Client, cfg.Informers, cfg.Recorder("cronjob-controller"))
 		add("cronjob", c, err)
+	}
+	{
+		c, err := statefulset.New(cfg.Client, cfg.Informers, cfg.Recorder("statefulset-controller"))
+		add("statefulset", c, err)
 	}
 	if failed != nil {
 		return nil, failed
