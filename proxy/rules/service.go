@@ -146,6 +146,9 @@ func (b *portBuilder) route(ip netip.Addr, port uint16, chain string) {
 
 // refuse adds a rule for what was not translated: REJECT tells the client at once, DROP leaves it to others.
 func (b *portBuilder) refuse(ip netip.Addr, verdict, why string) {
+	if verdict == "REJECT" && b.port.Protocol == corev1.ProtocolTCP {
+		verdict += " --reject-with tcp-reset" // passes firewalls, and loopback routes, that ICMP does not
+	}
 	dst, port := "-m addrtype --dst-type LOCAL", b.port.NodePort
 	if ip.IsValid() {
 		dst, port = "-d "+ip.String()+"/32", b.port.Port
