@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,7 @@ func (r *reader) follow(f **os.File) error {
 	stop := context.AfterFunc(r.ctx, w.close)
 	defer stop()
 	const soon, late = 20 * time.Millisecond, 10 * time.Second
-	check := late
+	check := soon // the writer may have gone before we came
 	for {
 		// The state is asked for before the read: what a container wrote last is then in the file.
 		running := r.opt.Running()
@@ -64,19 +65,30 @@ func (r *reader) follow(f **os.File) error {
 	}
 }
 
-// rotated opens the file that stands under the log's name if it isn't the one that is open; nil if it is, or if there is
-// none at the moment.
+// rotated opens the file that follows the open one; nil if that is still the log, or if there is none at the moment.
 func (r *reader) rotated(f *os.File) (*os.File, error) {
+	have, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
 	now, err := os.Stat(r.path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && os.SameFile(have, now) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("follow log: %w", err)
 	}
-	have, err := f.Stat()
-	if err != nil || os.SameFile(have, now) {
+	// A reader held up by a slow client may be several rotations behind.
+	older, err := rotations(r.path)
+	if err != nil {
 		return nil, err
+	}
+	for i, name := range older[:max(len(older)-1, 0)] {
+		if info, err := os.Stat(name); err == nil && os.SameFile(have, info) && !strings.HasSuffix(older[i+1], ".gz") {
+			if next, err := os.Open(older[i+1]); err == nil {
+				return next, nil
+			}
+		}
 	}
 	next, err := os.Open(r.path)
 	if errors.Is(err, fs.ErrNotExist) {

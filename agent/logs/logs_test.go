@@ -111,10 +111,12 @@ func TestFollowThroughRotations(t *testing.T) {
 	var running atomic.Bool
 	running.Store(true)
 	var out bytes.Buffer
-	done := make(chan error, 1)
+	done, began := make(chan error, 1), make(chan struct{})
+	var once sync.Once
 	go func() {
-		done <- Read(context.Background(), w.path, Options{Follow: true, Tail: -1, Stdout: true, Running: running.Load}, &out, func() {})
+		done <- Read(context.Background(), w.path, Options{Follow: true, Tail: -1, Stdout: true, Running: running.Load}, &out, func() { once.Do(func() { close(began) }) })
 	}()
+	<-began
 	for i := range 500 {
 		w.line()
 		if i%50 == 49 {

@@ -1,7 +1,6 @@
 package logs
 
 import (
-	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -72,6 +71,15 @@ const stamp = "20060102-150405"
 
 // rotate moves a full log aside. Old ones are compressed, but for the newest: somebody may be reading it to its end.
 func (r *Rotator) rotate(ctx context.Context, l Log) error {
+	half, err := filepath.Glob(escape(l.Path) + ".*.tmp") // a crash left it
+	if err != nil {
+		return err
+	}
+	for _, f := range half {
+		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	old, err := rotations(l.Path)
 	if err != nil {
 		return err
@@ -103,24 +111,15 @@ func (r *Rotator) rotate(ctx context.Context, l Log) error {
 	return nil
 }
 
-// rotations lists a log's older files, the oldest first, and removes what a crash left half-written.
+// rotations lists a log's older files, the oldest first: their time stamps sort as they run.
 func rotations(path string) ([]string, error) {
 	found, err := filepath.Glob(escape(path) + ".*")
 	if err != nil {
 		return nil, err
 	}
-	var out []string
-	for _, f := range found {
-		if strings.HasSuffix(f, ".tmp") {
-			if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, err
-			}
-			continue
-		}
-		out = append(out, f)
-	}
-	slices.SortFunc(out, func(a, b string) int { return cmp.Compare(a, b) }) // the time stamp sorts as it runs
-	return out, nil
+	found = slices.DeleteFunc(found, func(f string) bool { return strings.HasSuffix(f, ".tmp") })
+	slices.Sort(found)
+	return found, nil
 }
 
 // escape keeps a path's characters from being read as a pattern.
