@@ -20,7 +20,7 @@ import (
 // podEdit is an update-only subresource that changes a few fields of a pod's
 // spec, and says which for server-side apply.
 type podEdit struct {
-	*resource.Status
+	*resource.Edit
 	fields fieldpath.Filter
 }
 
@@ -33,17 +33,14 @@ func (e *podEdit) GetResetFieldsFilter() map[fieldpath.APIVersion]fieldpath.Filt
 	return map[fieldpath.APIVersion]fieldpath.Filter{"v1": e.fields}
 }
 
-// GetResetFields hides the status subresource's: a filter replaces the sets.
-func (e *podEdit) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set { return nil }
-
 func ephemeralContainers(store *genericregistry.Store) rest.Storage {
 	return &podEdit{
-		Status: pods.Subresource(store, func(_ context.Context, p, old *corev1.Pod) {
+		Edit: &pods.Subresource(store, func(_ context.Context, p, old *corev1.Pod) {
 			wanted := p.Spec.EphemeralContainers
 			p.Spec, p.Status = old.Spec, old.Status
 			metav1.ResetObjectMetaForStatus(p, old)
 			p.Spec.EphemeralContainers = wanted
-		}, validateEphemeralContainers),
+		}, validateEphemeralContainers).Edit,
 		fields: fieldpath.NewIncludeMatcherFilter(fieldpath.MakePrefixMatcherOrDie("spec", "ephemeralContainers")),
 	}
 }
@@ -51,7 +48,7 @@ func ephemeralContainers(store *genericregistry.Store) rest.Storage {
 func resize(store *genericregistry.Store) rest.Storage {
 	any := fieldpath.MatchAnyPathElement()
 	return &podEdit{
-		Status: pods.Subresource(store, prepareResize, validateResize),
+		Edit: &pods.Subresource(store, prepareResize, validateResize).Edit,
 		fields: fieldpath.NewIncludeMatcherFilter(
 			fieldpath.MakePrefixMatcherOrDie("spec", "containers", any, "resources"),
 			fieldpath.MakePrefixMatcherOrDie("spec", "containers", any, "resizePolicy"),

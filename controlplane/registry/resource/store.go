@@ -27,9 +27,11 @@ func (r *REST) Categories() []string { return r.categories }
 // Status is the status subresource of a REST: it reads and writes the same
 // object, through a strategy that lets only the status change. It serves for
 // other update-only subresources too (approval, resize, …).
-type Status struct {
-	store *genericregistry.Store
-}
+type Status struct{ Edit }
+
+// Edit is a Status that doesn't say which fields it resets: for subresources
+// that give server-side apply a filter instead.
+type Edit struct{ store *genericregistry.Store }
 
 // NewStatus returns an update-only subresource over store with its own strategy.
 func NewStatus(store *genericregistry.Store, update rest.UpdateResetFieldsStrategy) *Status {
@@ -37,19 +39,19 @@ func NewStatus(store *genericregistry.Store, update rest.UpdateResetFieldsStrate
 	s.UpdateStrategy = update
 	s.ResetFieldsStrategy = update
 	s.CreateStrategy = nil
-	return &Status{store: &s}
+	return &Status{Edit{store: &s}}
 }
 
-func (r *Status) New() runtime.Object { return r.store.New() }
+func (r *Edit) New() runtime.Object { return r.store.New() }
 
 // Destroy does nothing: the store belongs to the main resource.
-func (r *Status) Destroy() {}
+func (r *Edit) Destroy() {}
 
-func (r *Status) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
+func (r *Edit) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
 	return r.store.Get(ctx, name, options)
 }
 
-func (r *Status) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
+func (r *Edit) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
 	updateValidation rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions,
 ) (runtime.Object, bool, error) {
 	// A subresource never creates its object.
@@ -60,12 +62,12 @@ func (r *Status) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	return r.store.GetResetFields()
 }
 
-func (r *Status) ConvertToTable(ctx context.Context, object, options runtime.Object) (*metav1.Table, error) {
+func (r *Edit) ConvertToTable(ctx context.Context, object, options runtime.Object) (*metav1.Table, error) {
 	return r.store.ConvertToTable(ctx, object, options)
 }
 
 // Store gives access to the underlying store for controllers of the same process.
-func (r *Status) Store() *genericregistry.Store { return r.store }
+func (r *Edit) Store() *genericregistry.Store { return r.store }
 
 var (
 	_ rest.StandardStorage     = (*REST)(nil)
