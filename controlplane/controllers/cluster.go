@@ -16,11 +16,13 @@ import (
 
 	"github.com/mote-edge/mote/controlplane/controllers/certificates"
 	"github.com/mote-edge/mote/controlplane/controllers/clusterrole"
+	"github.com/mote-edge/mote/controlplane/controllers/disruption"
 	"github.com/mote-edge/mote/controlplane/controllers/gc"
 	"github.com/mote-edge/mote/controlplane/controllers/namespace"
 	"github.com/mote-edge/mote/controlplane/controllers/nodeipam"
 	"github.com/mote-edge/mote/controlplane/controllers/nodelifecycle"
 	"github.com/mote-edge/mote/controlplane/controllers/podgc"
+	"github.com/mote-edge/mote/controlplane/controllers/resourcequota"
 	"github.com/mote-edge/mote/controlplane/controllers/rootca"
 	"github.com/mote-edge/mote/controlplane/controllers/serviceaccount"
 	"github.com/mote-edge/mote/controlplane/controllers/ttlafterfinished"
@@ -28,6 +30,10 @@ import (
 
 // cluster lists the controllers of nodes, namespaces, identities, certificates, quota and storage.
 func cluster(cfg Config) ([]entry, error) {
+	quotas, err := resourcequota.New(resourcequota.Config{Client: cfg.Client, Metadata: cfg.Metadata, Discovery: cfg.Discovery, Informers: cfg.Informers})
+	if err != nil {
+		return nil, fmt.Errorf("controller resourcequota: %w", err)
+	}
 	var out []entry
 	for _, e := range []struct {
 		name string
@@ -51,8 +57,17 @@ func cluster(cfg Config) ([]entry, error) {
 		{"namespace", func() (controller, error) {
 			return namespace.New(namespace.Config{Client: cfg.Client, Metadata: cfg.Metadata, Discovery: cfg.Discovery, Informers: cfg.Informers})
 		}},
+		{"resourcequota", func() (controller, error) { return quotas, nil }},
+		{"disruption", func() (controller, error) {
+			return disruption.New(disruption.Config{
+				Client: cfg.Client, Discovery: cfg.Discovery, Informers: cfg.Informers, Recorder: cfg.Recorder("controllermanager"),
+			})
+		}},
 		{"gc", func() (controller, error) {
-			return gc.New(gc.Config{Metadata: cfg.Metadata, Discovery: cfg.Discovery, Recorder: cfg.Recorder("garbage-collector-controller"), Shared: shared(cfg.Informers)})
+			return gc.New(gc.Config{
+				Metadata: cfg.Metadata, Discovery: cfg.Discovery, Recorder: cfg.Recorder("garbage-collector-controller"),
+				Shared: shared(cfg.Informers), Deleted: quotas.Deleted,
+			})
 		}},
 		{"serviceaccount", func() (controller, error) {
 			return serviceaccount.New(serviceaccount.Config{Client: cfg.Client, Informers: cfg.Informers})

@@ -10,9 +10,12 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
@@ -370,4 +373,80 @@ func TestNamespaceDeletion(t *testing.T) {
 		return nil
 	})
 	t.Logf("gone after %v", time.Since(start))
+}
+
+func TestQuota(t *testing.T) {
+	t.Parallel()
+	ns, client := namespace(t)
+	hard := corev1.ResourceList{"pods": resource.MustParse("2"), "requests.cpu": resource.MustParse("1"), "configmaps": resource.MustParse("10"), "count/deployments.apps": resource.MustParse("1")}
+	if _, err := client.CoreV1().ResourceQuotas(ns).Create(t.Context(), &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	used := func(pods, cpu, maps, deployments string) func() error {
+		return func() error {
+			q, err := client.CoreV1().ResourceQuotas(ns).Get(t.Context(), "q", metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			for name, want := range map[corev1.ResourceName]string{"pods": pods, "requests.cpu": cpu, "configmaps": maps, "count/deployments.apps": deployments} {
+				if got := q.Status.Used[name]; got.Cmp(resource.MustParse(want)) != 0 || len(q.Status.Hard) != 4 {
+					return fmt.Errorf("%s: %s, want %s (%v)", name, got.String(), want, q.Status)
+				}
+			}
+			return nil
+		}
+	}
+	eventually(t, "counted at first", used("0", "0", "1", "0")) // kube-root-ca.crt
+	deployment(t, ns, 2)
+	eventually(t, "counted by admission", used("2", "200m", "1", "1"))
+	if _, err := client.CoreV1().Pods(ns).Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "third"}, Spec: podSpec("none")}, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("a third pod: %v, want Forbidden", err)
+	}
+	if err := client.AppsV1().Deployments(ns).Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "given back", used("0", "0", "1", "0"))
+}
+
+func TestDisruptionBudget(t *testing.T) {
+	t.Parallel()
+	ns, client := namespace(t)
+	deployment(t, ns, 3)
+	half := intstr.FromString("50%")
+	if _, err := client.PolicyV1().PodDisruptionBudgets(ns).Create(t.Context(), &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Name: "b"},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: &half, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	allowed := func(healthy, allowed int32) func() error {
+		return func() error {
+			b, err := client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "b", metav1.GetOptions{})
+			if err == nil && (b.Status.ExpectedPods != 3 || b.Status.DesiredHealthy != 2 || b.Status.CurrentHealthy != healthy || b.Status.DisruptionsAllowed != allowed) {
+				return fmt.Errorf("status: %+v", b.Status)
+			}
+			return err
+		}
+	}
+	eventually(t, "none healthy", allowed(0, 0))
+	pods, err := client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range pods.Items {
+		_, err := client.CoreV1().Pods(ns).Patch(t.Context(), pods.Items[i].Name, types.StrategicMergePatchType, []byte(`{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}`), metav1.PatchOptions{}, "status")
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "all healthy", allowed(3, 1))
+	evict := func(name string) error {
+		return client.PolicyV1().Evictions(ns).Evict(t.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: ns}})
+	}
+	if err := evict(pods.Items[0].Name); err != nil {
+		t.Fatal(err)
+	}
+	if err := evict(pods.Items[1].Name); !apierrors.IsTooManyRequests(err) {
+		t.Errorf("a second eviction: %v, want TooManyRequests", err)
+	}
 }

@@ -58,6 +58,8 @@ type Config struct {
 	Recorder  record.EventRecorder
 	// Shared are the informers of kinds that other controllers watch anyway.
 	Shared map[schema.GroupVersionResource]cache.SharedIndexInformer
+	// Deleted, if set, is told of every namespaced object that goes. It must not block.
+	Deleted func(resource schema.GroupResource, namespace string)
 }
 
 // Controller looks at objects by UID.

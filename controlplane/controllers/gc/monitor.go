@@ -131,7 +131,7 @@ func (m *monitor) Replace(list []any, _ string) error {
 	defer m.c.mu.Unlock()
 	for _, uid := range m.c.graph.ofKind(m.kind) {
 		if !there[uid] {
-			m.c.lookAt(m.c.graph.forget(uid))
+			m.forget(uid)
 		}
 	}
 	return nil
@@ -150,9 +150,17 @@ func (m *monitor) observed(o metav1.Object) {
 
 func (m *monitor) deleted(uid types.UID) {
 	m.c.mu.Lock()
-	m.c.lookAt(m.c.graph.forget(uid))
+	m.forget(uid)
 	m.c.mu.Unlock()
 	m.kindsMayDiffer()
+}
+
+// forget is called with the lock held.
+func (m *monitor) forget(uid types.UID) {
+	if o := m.c.graph.objects[uid]; o != nil && m.namespaced && m.c.cfg.Deleted != nil {
+		m.c.cfg.Deleted(m.resource.GroupResource(), o.namespace.Value())
+	}
+	m.c.lookAt(m.c.graph.forget(uid))
 }
 
 func (m *monitor) kindsMayDiffer() {
