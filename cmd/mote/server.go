@@ -13,8 +13,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/mote-edge/mote/cmd/internal/nodeproc"
 	"github.com/mote-edge/mote/controlplane"
 	"github.com/mote-edge/mote/internal/layout"
 )
@@ -29,10 +31,12 @@ func serverCommand(dirs *layout.Dirs) *cobra.Command {
 		serviceCIDR string
 		nodePorts   string
 		clusterCIDR string
+		node        nodeproc.Flags
+		noAgent     bool
 	)
 	c := &cobra.Command{
 		Use:   "server",
-		Short: "Run the control plane",
+		Short: "Run the control plane, and this machine's node beside it",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Getenv("GOGC") == "" {
@@ -48,14 +52,25 @@ func serverCommand(dirs *layout.Dirs) *cobra.Command {
 			if err := parseServerFlags(&cfg, serviceCIDR, nodePorts); err != nil {
 				return err
 			}
+			nodeConfig, err := node.Config(*dirs, clusterCIDR, serviceCIDR, cfg.API.ClusterDomain)
+			if err != nil {
+				return err
+			}
 			s, err := controlplane.New(cmd.Context(), cfg)
 			if err != nil {
 				return err
 			}
-			return s.Run(cmd.Context())
+			g, ctx := errgroup.WithContext(cmd.Context())
+			g.Go(func() error { return s.Run(ctx) })
+			if !noAgent {
+				g.Go(func() error { return runNode(ctx, s, nodeConfig) })
+			}
+			return g.Wait()
 		},
 	}
 	f := c.Flags()
+	node.Register(f)
+	f.BoolVar(&noAgent, "disable-agent", false, "run the control plane alone: this machine takes no pods")
 	f.StringVar(&cfg.API.BindAddress, "bind-address", "", "address to listen on (default all)")
 	f.IntVar(&cfg.API.Port, "secure-port", 6443, "port of the API server")
 	f.IPVar(&advertise, "advertise-address", nil, "address at which nodes and pods reach the API server (default that of the default route)")
