@@ -22,6 +22,7 @@ import (
 	aggregatoropenapi "k8s.io/kube-aggregator/pkg/generated/openapi"
 
 	"github.com/mote-edge/mote/controlplane/apiserver/kubelets"
+	"github.com/mote-edge/mote/controlplane/apiserver/openapi"
 	"github.com/mote-edge/mote/controlplane/registry"
 )
 
@@ -85,7 +86,7 @@ func (s *Server) builtIn(config genericapiserver.Config, next genericapiserver.D
 	if err != nil {
 		return nil, err
 	}
-	in := installer{server: server, config: completed.Config, converter: newConverter(registry.Scheme())}
+	in := installer{server: server, config: completed.Config, converter: openapi.NewConverter(registry.Scheme())}
 	if err := in.install(groups); err != nil {
 		return nil, err
 	}
@@ -93,6 +94,11 @@ func (s *Server) builtIn(config genericapiserver.Config, next genericapiserver.D
 	if err != nil {
 		return nil, err
 	}
+	routes := server.Handler.GoRestfulContainer.RegisteredWebServices
+	v3 := openapi.NewV3(routes, registry.Scheme())
+	server.Handler.NonGoRestfulMux.Handle("/openapi/v3", v3)
+	server.Handler.NonGoRestfulMux.HandlePrefix("/openapi/v3/", v3)
+	server.Handler.NonGoRestfulMux.Handle("/openapi/v2", openapi.NewV2(routes, registry.Scheme(), next.UnprotectedHandler()))
 	for path, h := range discovery {
 		server.Handler.NonGoRestfulMux.Handle(path, h)
 	}
