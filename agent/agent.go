@@ -51,6 +51,8 @@ type Config struct {
 	Reserved corev1.ResourceList
 	// KubeletPort is the port of the node API that the Node object names; 0 means 10250.
 	KubeletPort int
+	// HealthzAddress is where the plain health check listens; empty means 127.0.0.1:10248, "-" none.
+	HealthzAddress string
 	// ClusterCIDR is the range of all nodes' pods; empty means 10.42.0.0/16.
 	ClusterCIDR string
 	// NoRoutes leaves the routes to other nodes' pods to somebody else; NoCNIConfig the CNI configuration.
@@ -98,6 +100,12 @@ func (c *Config) setDefaults() {
 	}
 	if c.KubeletPort == 0 {
 		c.KubeletPort = 10250
+	}
+	switch c.HealthzAddress {
+	case "":
+		c.HealthzAddress = "127.0.0.1:10248"
+	case "-":
+		c.HealthzAddress = ""
 	}
 	if c.ClusterCIDR == "" {
 		c.ClusterCIDR = "10.42.0.0/16"

@@ -18,7 +18,9 @@ import (
 	"github.com/mote-edge/mote/agent/image"
 	"github.com/mote-edge/mote/agent/node"
 	"github.com/mote-edge/mote/agent/objects"
+	"github.com/mote-edge/mote/agent/pki"
 	"github.com/mote-edge/mote/agent/podworker"
+	"github.com/mote-edge/mote/agent/server"
 	"github.com/mote-edge/mote/agent/source"
 	"github.com/mote-edge/mote/agent/status"
 	"github.com/mote-edge/mote/agent/volume"
@@ -54,6 +56,8 @@ type parts struct {
 	source   *source.Pods
 	disk     *source.Checkpoint
 	services *source.Services
+	certs    *pki.Certificates // nil on a standalone node, as the next
+	server   *server.Server
 }
 
 // Run runs the node until ctx ends. Containers go on when it returns: the next run takes them over.
@@ -86,6 +90,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	run("volumes", p.volumes.Run)
 	run("node", p.node.Run)
+	run("logs", a.rotator(p).Run)
 	run("events", p.events.Run)
 	run("services", p.services.Run)
 	run("checkpoint", func(ctx context.Context) error { p.disk.Run(ctx.Done()); return nil })
@@ -97,6 +102,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		return p.source.RunManifests(ctx, a.cfg.Dirs.StaticPods())
 	})
 	if p.api != nil {
+		run("certificates", p.certs.Run)
+		run("server", p.server.Run)
 		run("source", func(ctx context.Context) error {
 			if !wait(ctx, listed) {
 				return nil
@@ -171,7 +178,13 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 	if err := a.volumes(p); err != nil {
 		return nil, err
 	}
-	return p, a.pods(ctx, p)
+	if err := a.pods(ctx, p); err != nil {
+		return nil, err
+	}
+	if p.api != nil {
+		err = a.nodeAPI(p)
+	}
+	return p, err
 }
 
 func (a *Agent) events(p *parts) {
@@ -185,7 +198,7 @@ func (a *Agent) events(p *parts) {
 func (a *Agent) node(p *parts) error {
 	cfg := node.Config{
 		Name: a.cfg.NodeName, Addresses: a.cfg.NodeIPs, Labels: a.cfg.Labels, Taints: a.cfg.Taints, KubeletPort: a.cfg.KubeletPort,
-		MaxPods: a.cfg.MaxPods, DataDir: a.cfg.Dirs.Data, Reserved: a.cfg.Reserved, KubeletVersion: version.Version, Routes: !a.cfg.NoRoutes,
+		MaxPods: a.cfg.MaxPods, DataDir: a.cfg.Dirs.Data, Reserved: a.cfg.Reserved, KubeletVersion: version.GitVersion(), Routes: !a.cfg.NoRoutes,
 		Runtime: node.CRI{Runtimes: p.cri, Store: p.cri.Images}, Log: a.cfg.Log,
 		Event: func(kind, reason, message string) {
 			p.events.Object(corev1.ObjectReference{Kind: "Node", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)}, kind, reason, message)
