@@ -520,16 +520,60 @@ func TestOnlyChangedChainsAreRestored(t *testing.T) {
 	w.expect("after a failed restore", w.pods[podB], "tcp4", vip+":8000", podC, podB)
 }
 
+// A Service whose rules the kernel refuses (a match that it was built without, say) must not keep others from working.
+func TestRefusedServiceDoesNotHurtOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	rec := &recorder{ruleProgram: w.sync.apply.program, refuse: "10.43.0.66/32"}
+	w.sync.apply.program = rec
+	w.service(nil)
+	w.endpoints(podA)
+	for _, endpoints := range [][]string{nil, {podC}} { // rejected, and served
+		bad := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "bad"}, Spec: corev1.ServiceSpec{
+			ClusterIP: "10.43.0.66", Ports: []corev1.ServicePort{{Name: "web", Port: 80}},
+		}}
+		w.store.SetService(bad)
+		if endpoints != nil {
+			w.store.SetSlice(&discoveryv1.EndpointSlice{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "bad", Labels: map[string]string{discoveryv1.LabelServiceName: "bad"}},
+				Ports:      []discoveryv1.EndpointPort{{Name: new("web"), Port: new(int32(80))}}, Endpoints: []discoveryv1.Endpoint{{Addresses: endpoints}},
+			})
+		}
+		dirty := map[snapshot.Name]struct{}{{Namespace: "ns", Name: "svc"}: {}, {Namespace: "ns", Name: "bad"}: {}}
+		var err error
+		w.node.Do(func() { err = w.sync.sync(context.Background(), dirty) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.expect("the sound service", w.pods[podB], "tcp4", vip+":8000", podA, podB)
+	}
+	rec.refuse = ""
+	var err error
+	w.node.Do(func() {
+		err = w.sync.sync(context.Background(), map[snapshot.Name]struct{}{{Namespace: "ns", Name: "bad"}: {}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.expect("once it is accepted", w.pods[podB], "tcp4", "10.43.0.66:80", podC, podB)
+}
+
 type recorder struct {
 	ruleProgram
-	text string
-	fail bool
+	text   string
+	fail   bool
+	refuse string
 }
 
 func (r *recorder) Restore(ctx context.Context, text []byte) error {
 	r.text = string(text)
 	if r.fail {
 		return fmt.Errorf("refused")
+	}
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); r.refuse != "" && strings.Contains(line, r.refuse) {
+			return &iptables.RefusedError{Line: line, Err: errors.New("line failed")}
+		}
 	}
 	return r.ruleProgram.Restore(ctx, text)
 }

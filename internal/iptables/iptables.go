@@ -65,27 +65,41 @@ func run(cmd *exec.Cmd, stdin []byte) ([]byte, error) {
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {
 		msg := strings.TrimSpace(errOut.String())
-		return nil, fmt.Errorf("%s: %w: %s%s", strings.Join(cmd.Args, " "), err, strings.ReplaceAll(msg, "\n", "; "), refused(msg, stdin))
+		err = fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.ReplaceAll(msg, "\n", "; "))
+		if line := refused(msg, stdin); line != "" {
+			err = &RefusedError{Line: line, Err: err}
+		}
+		return nil, err
 	}
 	return out.Bytes(), nil
 }
 
-// refused quotes the input line that an error message names by number.
+// RefusedError is a restore that failed at one line.
+type RefusedError struct {
+	Line string
+	Err  error
+}
+
+func (e *RefusedError) Error() string { return fmt.Sprintf("%v (at %q)", e.Err, e.Line) }
+
+// Unwrap returns how the program failed.
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// refused returns the input line that an error message names by number, if it is a rule.
 func refused(msg string, stdin []byte) string {
 	_, after, ok := strings.Cut(msg, "line ")
 	if !ok {
-		_, after, ok = strings.Cut(msg, "line: ")
-	}
-	if !ok {
-		return ""
+		if _, after, ok = strings.Cut(msg, "line: "); !ok {
+			return ""
+		}
 	}
 	digits := after[:len(after)-len(strings.TrimLeft(after, "0123456789"))]
 	n, err := strconv.Atoi(digits)
 	lines := bytes.Split(stdin, []byte("\n"))
-	if err != nil || n < 1 || n > len(lines) || len(bytes.TrimSpace(lines[n-1])) == 0 {
+	if err != nil || n < 1 || n > len(lines) || !bytes.HasPrefix(lines[n-1], []byte("-")) {
 		return ""
 	}
-	return fmt.Sprintf(" (line %d: %q)", n, lines[n-1])
+	return string(lines[n-1])
 }
 
 // Table is a table's chains and their rules, each as "-A CHAIN …" in order, as iptables-save prints them.
