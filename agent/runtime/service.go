@@ -27,6 +27,7 @@ import (
 	"github.com/mote-edge/mote/agent/runtime/hold"
 	"github.com/mote-edge/mote/agent/runtime/image"
 	"github.com/mote-edge/mote/agent/runtime/poll"
+	"github.com/mote-edge/mote/agent/runtime/seccompcache"
 	"github.com/mote-edge/mote/agent/runtime/spec"
 )
 
@@ -47,17 +48,18 @@ type Config struct {
 // Service implements the CRI RuntimeService.
 type Service struct {
 	cri.UnimplementedRuntimeServiceServer
-	cfg    Config
-	log    *slog.Logger
-	host   spec.Host
-	bootID string
-	poll   *poll.Poller
-	holder *hold.Client // nil: nobody holds, a restart loses output
-	stream streaming.Server
-	events broadcaster
-	stats  statsCache
-	net    *network
-	netnsC chan struct{}
+	cfg     Config
+	log     *slog.Logger
+	host    spec.Host
+	bootID  string
+	poll    *poll.Poller
+	seccomp *seccompcache.Cache
+	holder  *hold.Client // nil: nobody holds, a restart loses output
+	stream  streaming.Server
+	events  broadcaster
+	stats   statsCache
+	net     *network
+	netnsC  chan struct{}
 
 	mu         sync.RWMutex
 	sandboxes  map[string]*sandbox
@@ -84,12 +86,16 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("boot id: %w", err)
 	}
+	filters, err := seccompcache.Open(filepath.Join(cfg.RunDir, "seccomp.cache"))
+	if err != nil {
+		return nil, err
+	}
 	poller, err := poll.New()
 	if err != nil {
 		return nil, err
 	}
 	s := &Service{
-		cfg: cfg, log: cfg.Log, bootID: string(boot[:36]), poll: poller, host: findHost(),
+		cfg: cfg, log: cfg.Log, bootID: string(boot[:36]), poll: poller, seccomp: filters, host: findHost(),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]string{},
 	}
 	s.net = newNetwork(cfg.CNIConfDir, cfg.CNIBinDirs, filepath.Join(cfg.RunDir, "cni-cache"))

@@ -23,6 +23,7 @@ import (
 
 	"github.com/mote-edge/mote/agent/runtime"
 	"github.com/mote-edge/mote/agent/runtime/image"
+	"github.com/mote-edge/mote/agent/runtime/seccompcache"
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/internal/version"
 )
@@ -31,6 +32,13 @@ func main() {
 	// libcontainer runs this program again for every container and exec.
 	if len(os.Args) > 1 && os.Args[1] == "init" {
 		libcontainer.Init()
+	}
+	if len(os.Args) > 1 && os.Args[1] == seccompcache.Command {
+		seccompcache.Main()
+	}
+	// For those inits: they live for milliseconds, on one processor.
+	if _, set := os.LookupEnv("GOMAXPROCS"); !set {
+		_ = os.Setenv("GOMAXPROCS", "1")
 	}
 	// Threads that entered a pod's namespaces end with their goroutine; the main thread can't, so keep it here.
 	goruntime.LockOSThread()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -133,5 +134,10 @@ func Become(program, socket string, held map[string][]int, runtimeArgs []string)
 		return fmt.Errorf("write hand-over table: %w", err)
 	}
 	args := append([]string{program, "--socket", socket, "--adopt-fd", strconv.Itoa(table), "--"}, runtimeArgs...)
-	return fmt.Errorf("exec %s: %w", program, unix.Exec(program, args, os.Environ()))
+	return fmt.Errorf("exec %s: %w", program, unix.Exec(program, args, environment()))
+}
+
+// environment is ours without what mote-runtime sets for its own children.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(pair string) bool { return pair == "GOMAXPROCS=1" })
 }
