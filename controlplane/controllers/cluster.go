@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/mote-edge/mote/controlplane/controllers/bootstraptoken"
 	"github.com/mote-edge/mote/controlplane/controllers/certificates"
 	"github.com/mote-edge/mote/controlplane/controllers/clusterrole"
 	"github.com/mote-edge/mote/controlplane/controllers/disruption"
@@ -25,6 +26,7 @@ import (
 	"github.com/mote-edge/mote/controlplane/controllers/resourcequota"
 	"github.com/mote-edge/mote/controlplane/controllers/rootca"
 	"github.com/mote-edge/mote/controlplane/controllers/serviceaccount"
+	"github.com/mote-edge/mote/controlplane/controllers/tokensecret"
 	"github.com/mote-edge/mote/controlplane/controllers/ttlafterfinished"
 )
 
@@ -77,6 +79,17 @@ func cluster(cfg Config) ([]entry, error) {
 				return nil, nil
 			}
 			return rootca.New(rootca.Config{Client: cfg.Client, Informers: cfg.Informers, RootCA: cfg.RootCA})
+		}},
+		{"tokensecret", func() (controller, error) {
+			if cfg.ServiceAccountKey == nil {
+				return nil, nil
+			}
+			return tokensecret.New(tokensecret.Config{
+				Client: cfg.Client, Informers: cfg.Informers, Key: cfg.ServiceAccountKey, Issuer: cfg.Issuer, RootCA: cfg.RootCA,
+			})
+		}},
+		{"bootstraptoken", func() (controller, error) {
+			return bootstraptoken.New(bootstraptoken.Config{Client: cfg.Client})
 		}},
 		{"clusterrole", func() (controller, error) {
 			return clusterrole.New(clusterrole.Config{Client: cfg.Client, Informers: cfg.Informers})

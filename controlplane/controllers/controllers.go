@@ -46,7 +46,8 @@ type Config struct {
 	SigningCert       *x509.Certificate // the CA that signs CertificateSigningRequests
 	SigningKey        crypto.Signer
 	SigningDuration   time.Duration // optional: the longest life of a signed certificate, a year
-	ServiceAccountKey crypto.Signer // signs legacy service-account token secrets; nil: they stay empty
+	ServiceAccountKey crypto.Signer // signs service-account token secrets; nil: they stay empty
+	Issuer            string        // optional: of service-account tokens, https://kubernetes.default.svc.cluster.local
 }
 
 // Validate says which required field is missing.
@@ -93,6 +94,9 @@ func New(cfg Config) (*Controllers, error) {
 	}
 	if cfg.NodeMaskSize == 0 {
 		cfg.NodeMaskSize = 24
+	}
+	if cfg.Issuer == "" {
+		cfg.Issuer = "https://kubernetes.default.svc.cluster.local"
 	}
 	if cfg.SigningDuration == 0 {
 		cfg.SigningDuration = 365 * 24 * time.Hour

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -74,7 +75,8 @@ func start(ctx context.Context, done chan<- error) error {
 	c, err := controllers.New(controllers.Config{
 		Client: server.Client, Metadata: meta, Discovery: disc, Informers: server.Informers,
 		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
-		RootCA: server.CA,
+		RootCA: server.CA, ServiceAccountKey: server.PKI.ServiceAccountKey,
+		SigningCert: server.PKI.CA.Cert, SigningKey: server.PKI.CA.Key,
 	})
 	if err != nil {
 		return err
@@ -448,5 +450,69 @@ func TestDisruptionBudget(t *testing.T) {
 	}
 	if err := evict(pods.Items[1].Name); !apierrors.IsTooManyRequests(err) {
 		t.Errorf("a second eviction: %v, want TooManyRequests", err)
+	}
+}
+
+func TestTokenSecret(t *testing.T) {
+	t.Parallel()
+	ns, client := namespace(t)
+	eventually(t, "service account", func() error {
+		_, err := client.CoreV1().ServiceAccounts(ns).Get(t.Context(), "default", metav1.GetOptions{})
+		return err
+	})
+	if _, err := client.CoreV1().Secrets(ns).Create(t.Context(), &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "s", Annotations: map[string]string{corev1.ServiceAccountNameKey: "default"}},
+		Type:       corev1.SecretTypeServiceAccountToken,
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	var token string
+	eventually(t, "a token", func() error {
+		s, err := client.CoreV1().Secrets(ns).Get(t.Context(), "s", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if token = string(s.Data["token"]); token == "" || string(s.Data["ca.crt"]) != string(server.CA) || string(s.Data["namespace"]) != ns {
+			return fmt.Errorf("data: %v", s.Data)
+		}
+		return nil
+	})
+	review, err := client.AuthenticationV1().TokenReviews().Create(t.Context(), &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}, metav1.CreateOptions{})
+	if err != nil || review.Status.User.Username != "system:serviceaccount:"+ns+":default" {
+		t.Errorf("review: %+v, %v", review.Status, err)
+	}
+	if err := client.CoreV1().ServiceAccounts(ns).Delete(t.Context(), "default", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the secret goes with its account", func() error {
+		if _, err := client.CoreV1().Secrets(ns).Get(t.Context(), "s", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("still there: %w", err)
+		}
+		return nil
+	})
+}
+
+func TestBootstrapTokenExpires(t *testing.T) {
+	t.Parallel()
+	make := func(id string, after time.Duration) {
+		t.Helper()
+		_, err := server.Client.CoreV1().Secrets("kube-system").Create(t.Context(), &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Name: "bootstrap-token-" + id}, Type: "bootstrap.kubernetes.io/token",
+			StringData: map[string]string{"token-id": id, "token-secret": "0123456789abcdef", "expiration": time.Now().Add(after).UTC().Format(time.RFC3339)},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	make("aaaaaa", time.Second)
+	make("bbbbbb", time.Hour)
+	eventually(t, "expired", func() error {
+		if _, err := server.Client.CoreV1().Secrets("kube-system").Get(t.Context(), "bootstrap-token-aaaaaa", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("still there: %w", err)
+		}
+		return nil
+	})
+	if _, err := server.Client.CoreV1().Secrets("kube-system").Get(t.Context(), "bootstrap-token-bbbbbb", metav1.GetOptions{}); err != nil {
+		t.Error(err)
 	}
 }

@@ -75,7 +75,17 @@ func Node(n *corev1.Node) {
 }
 
 // Secret is opaque unless it says otherwise.
-func Secret(s *corev1.Secret) { zero(&s.Type, corev1.SecretTypeOpaque) }
+// Also moves stringData, which is write-only, into data.
+func Secret(s *corev1.Secret) {
+	zero(&s.Type, corev1.SecretTypeOpaque)
+	for k, v := range s.StringData {
+		if s.Data == nil {
+			s.Data = map[string][]byte{}
+		}
+		s.Data[k] = []byte(v)
+	}
+	s.StringData = nil
+}
 
 // PersistentVolume defaults phase, reclaim policy and mode.
 func PersistentVolume(pv *corev1.PersistentVolume) {
