@@ -133,7 +133,7 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (*runtimeapi.Image, erro
 		}
 	}
 	if img != nil && policy != corev1.PullAlways {
-		r.Record(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine", r.Image))
+		r.Record(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", r.Image))
 		return img, nil
 	}
 	if policy == corev1.PullNever {

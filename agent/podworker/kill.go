@@ -2,7 +2,6 @@ package podworker
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -125,7 +124,7 @@ func (w *worker) preStop(pod *corev1.Pod, spec *corev1.Container, id string, k *
 	defer stop()
 	err := w.m.run.Hook(ctx, action.Target{ContainerID: id, PodIP: ip, Ports: spec.Ports}, spec.Lifecycle.PreStop)
 	if err != nil && ctx.Err() == nil {
-		w.m.event(pod, spec.Name, corev1.EventTypeWarning, "FailedPreStopHook", fmt.Sprintf("PreStopHook failed: %v", err))
+		w.m.event(pod, spec.Name, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
 	}
 }
 

@@ -204,7 +204,8 @@ func (s *starter) postStart(ctx context.Context, id string) error {
 	if err == nil || ctx.Err() != nil {
 		return nil // when the pod ends meanwhile, its end is what counts
 	}
-	s.event(corev1.EventTypeWarning, "FailedPostStartHook", fmt.Sprintf("PostStartHook failed: %v", err))
+	// The event doesn't carry what the hook answered: that may be a secret.
+	s.event(corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 	s.w.killNow(s.spec, id, "FailedPostStartHook")
 	return &startError{reason: postStartError, err: fmt.Errorf("%s: %w", "PostStartHook failed", err), id: id}
 }

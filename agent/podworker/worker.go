@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -319,7 +320,7 @@ func (w *worker) verdictOf(r probe.Result) {
 	if r.Failed {
 		word := " probe failed: "
 		if r.Errored {
-			word = " probe errored: "
+			word = " probe errored and resulted in failure state: "
 		}
 		w.m.event(w.pod, r.Container, corev1.EventTypeWarning, "Unhealthy", r.Kind.String()+word+r.Message)
 	}
@@ -333,16 +334,25 @@ func (w *worker) verdictOf(r probe.Result) {
 		case probe.Success:
 			c.started = true
 		case probe.Failure:
-			c.sick = "Container " + r.Container + " failed startup probe, will be restarted"
+			c.sick = w.sickness(r)
 		}
 	case probe.Liveness:
 		if r.Verdict == probe.Failure {
-			c.sick = "Container " + r.Container + " failed liveness probe, will be restarted"
+			c.sick = w.sickness(r)
 		}
 	}
 	if r.Verdict != probe.Unknown {
 		w.kickLocked()
 	}
+}
+
+// sickness is why a container is killed, as the event says it.
+func (w *worker) sickness(r probe.Result) string {
+	msg := "Container " + r.Container + " failed " + strings.ToLower(r.Kind.String()) + " probe"
+	if c := findContainer(w.pod, r.Container); c != nil && restarts(w.pod, c, 137) {
+		msg += ", will be restarted"
+	}
+	return msg
 }
 
 // report works the status out and hands it to the writer.
