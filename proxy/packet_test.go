@@ -291,6 +291,12 @@ func TestExternalTrafficPolicyLocal(t *testing.T) {
 	if code, body := w.health(); code != http.StatusServiceUnavailable || !strings.Contains(body, `"localEndpoints":0`) {
 		t.Errorf("health check without endpoints: %d %s", code, body)
 	}
+	w.endpoints("~"+podA, remotePod)
+	w.apply()
+	w.expect("a terminating endpoint here is better than none", w.outside, "tcp4", nodeIP+":30080", podA, outsideIP)
+	if code, body := w.health(); code != http.StatusServiceUnavailable {
+		t.Errorf("health check with a terminating endpoint alone: %d %s", code, body)
+	}
 	w.service(func(s *corev1.Service) { local(s); s.Spec.HealthCheckNodePort = 0 })
 	w.apply()
 	if conn, err := w.node.Dial("tcp4", nodeIP+":30999"); err == nil {

@@ -17,6 +17,8 @@ type endpoints struct {
 	cluster []netip.AddrPort
 	// local is for traffic that must stay on this node.
 	local []netip.AddrPort
+	// ready counts the local endpoints that are ready: what load balancers are told.
+	ready int
 	// any is set when there is an endpoint on some node, so that a lack of local ones drops instead of rejects.
 	any bool
 }
@@ -44,7 +46,14 @@ func selectEndpoints(port snapshot.Port, list []*snapshot.Slice, at Topology) en
 	}
 	usable := firstNonEmpty(all, func(c candidate) bool { return c.Ready }, servesWhileTerminating)
 	local := slices.DeleteFunc(slices.Clone(all), func(c candidate) bool { return !c.Local })
+	ready := 0
+	for _, c := range local {
+		if c.Ready {
+			ready++
+		}
+	}
 	return endpoints{
+		ready:   ready,
 		cluster: targets(nearby(usable, at)),
 		local:   targets(firstNonEmpty(local, func(c candidate) bool { return c.Ready }, servesWhileTerminating)),
 		any:     len(usable) > 0,

@@ -33,7 +33,7 @@ type Service struct {
 	Hairpins []netip.Addr
 	// Flows are the UDP and SCTP ports, whose stale translations the kernel has to be told to forget.
 	Flows []Flow
-	// HealthPort answers load balancers with LocalEndpoints; 0 is none.
+	// HealthPort answers load balancers with LocalEndpoints, the ready ones of this node; 0 is none.
 	HealthPort     uint16
 	LocalEndpoints int
 }
@@ -63,7 +63,7 @@ func Build(cfg Config, svc *snapshot.Service, list []*snapshot.Slice, at Topolog
 	for _, port := range svc.Ports {
 		b := portBuilder{cfg: cfg, svc: svc, port: port, eps: selectEndpoints(port, list, at), out: &out}
 		b.build()
-		out.LocalEndpoints = max(out.LocalEndpoints, len(b.eps.local))
+		out.LocalEndpoints = max(out.LocalEndpoints, b.eps.ready)
 	}
 	out.HealthPort = svc.HealthCheckPort
 	slices.SortFunc(out.Hairpins, netip.Addr.Compare)

@@ -7,7 +7,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// labelServiceProxyName hands a Service over to another proxy.
+// labelServiceProxyName hands a Service over to another proxy; with corev1.IsHeadlessService none is to serve it.
 const labelServiceProxyName = "service.kubernetes.io/service-proxy-name"
 
 // convertService keeps what this package's users read. Addresses that do not parse are left out: validation let them
@@ -22,7 +22,9 @@ func convertService(s *corev1.Service) *Service {
 		InternalLocal: s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 		ExternalLocal: s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 	}
-	_, out.OtherProxy = s.Labels[labelServiceProxyName]
+	_, otherProxy := s.Labels[labelServiceProxyName]
+	_, noProxy := s.Labels[corev1.IsHeadlessService]
+	out.OtherProxy = otherProxy || noProxy
 	switch {
 	case out.Headless:
 	case len(s.Spec.ClusterIPs) > 0:

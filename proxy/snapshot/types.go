@@ -33,7 +33,7 @@ type Service struct {
 	ExternalLocal   bool // externalTrafficPolicy: Local
 	// HealthCheckPort answers load balancers whether this node has endpoints; 0 is none.
 	HealthCheckPort uint16
-	// OtherProxy is set when another program serves it (label service.kubernetes.io/service-proxy-name).
+	// OtherProxy is set when another program or none serves it (labels service.kubernetes.io/service-proxy-name, …/headless).
 	OtherProxy bool
 }
 
