@@ -58,12 +58,31 @@ func jsonName(f reflect.StructField) string {
 	return tag
 }
 
-func changedConditions(old, next []corev1.PodCondition) []corev1.PodCondition {
-	var out []corev1.PodCondition
+// patchedCondition is a condition whose reason and message are spoken of even when they are empty: conditions are merged
+// field by field, and what isn't mentioned would stay.
+type patchedCondition struct {
+	corev1.PodCondition `json:",inline"`
+	Reason              *string `json:"reason"`
+	Message             *string `json:"message"`
+}
+
+func changedConditions(old, next []corev1.PodCondition) []any {
+	var out []any
 	for _, c := range next {
-		if was := condition(old, c.Type); was == nil || owned[c.Type] && !equality.Semantic.DeepEqual(*was, c) {
+		was := condition(old, c.Type)
+		switch {
+		case was == nil:
 			out = append(out, c)
+		case owned[c.Type] && !equality.Semantic.DeepEqual(*was, c):
+			out = append(out, patchedCondition{c, orNull(c.Reason), orNull(c.Message)})
 		}
 	}
 	return out
+}
+
+func orNull(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }
