@@ -23,7 +23,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
-	"k8s.io/client-go/gentype"
 	"k8s.io/client-go/rest"
 )
 
@@ -92,8 +91,4 @@ func (c *Client) REST(gv schema.GroupVersion) rest.Interface { return c.groups[g
 type object interface {
 	runtime.Object
 	metav1.Object
-}
-
-func typed[T object, L runtime.Object](c *Client, gv schema.GroupVersion, resource, namespace string, newT func() T, newL func() L) *gentype.ClientWithList[T, L] {
-	return gentype.NewClientWithList(resource, c.groups[gv], c.params, namespace, newT, newL, gentype.PrefersProtobuf[T]())
 }
