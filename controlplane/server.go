@@ -21,6 +21,7 @@ import (
 	"github.com/mote-edge/mote/controlplane/apiserver"
 	"github.com/mote-edge/mote/controlplane/etcd"
 	"github.com/mote-edge/mote/controlplane/pki"
+	"github.com/mote-edge/mote/internal/footprint"
 	"github.com/mote-edge/mote/internal/layout"
 )
 
@@ -34,6 +35,9 @@ type Config struct {
 	// ClusterCIDR is the range that the nodes' pod ranges are cut from. Default 10.42.0.0/16.
 	ClusterCIDR netip.Prefix
 }
+
+// settled is when a start's work is over and what it alone needed may go.
+const settled = 15 * time.Second
 
 // Server is a control plane.
 type Server struct {
@@ -118,6 +122,7 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-s.Ready():
 			slog.InfoContext(ctx, "control plane ready", "took", time.Since(s.began).Round(time.Millisecond), "server", s.URL(),
 				"kubeconfig", s.cfg.Dirs.AdminKubeconfig())
+			footprint.Run(ctx, settled, settled)
 		case <-ctx.Done():
 		}
 		return nil

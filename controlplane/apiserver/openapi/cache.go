@@ -1,6 +1,7 @@
 package openapi
 
 import (
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -45,6 +46,9 @@ func (c *cache) get(key string, alone bool, build func() ([]byte, error)) ([]byt
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.entries, key)
+		if len(c.entries) == 0 {
+			go debug.FreeOSMemory() // building left many times the document's size behind
+		}
 	})}
 	return body, nil
 }
