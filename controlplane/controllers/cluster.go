@@ -22,6 +22,7 @@ import (
 	"github.com/mote-edge/mote/controlplane/controllers/namespace"
 	"github.com/mote-edge/mote/controlplane/controllers/nodeipam"
 	"github.com/mote-edge/mote/controlplane/controllers/nodelifecycle"
+	"github.com/mote-edge/mote/controlplane/controllers/persistentvolume"
 	"github.com/mote-edge/mote/controlplane/controllers/podgc"
 	"github.com/mote-edge/mote/controlplane/controllers/resourcequota"
 	"github.com/mote-edge/mote/controlplane/controllers/rootca"
@@ -69,6 +70,11 @@ func cluster(cfg Config) ([]entry, error) {
 			return gc.New(gc.Config{
 				Metadata: cfg.Metadata, Discovery: cfg.Discovery, Recorder: cfg.Recorder("garbage-collector-controller"),
 				Shared: shared(cfg.Informers), Deleted: quotas.Deleted,
+			})
+		}},
+		{"persistentvolume", func() (controller, error) {
+			return persistentvolume.New(persistentvolume.Config{
+				Client: cfg.Client, Informers: cfg.Informers, Recorder: cfg.Recorder("persistentvolume-controller"),
 			})
 		}},
 		{"serviceaccount", func() (controller, error) {

@@ -12,6 +12,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -515,4 +516,100 @@ func TestBootstrapTokenExpires(t *testing.T) {
 	if _, err := server.Client.CoreV1().Secrets("kube-system").Get(t.Context(), "bootstrap-token-bbbbbb", metav1.GetOptions{}); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestVolumes(t *testing.T) {
+	t.Parallel()
+	ns, client := namespace(t)
+	machine(t, "node-v")
+	core := client.CoreV1()
+	wait := storagev1.VolumeBindingWaitForFirstConsumer
+	class := "local-" + ns
+	if _, err := client.StorageV1().StorageClasses().Create(t.Context(), &storagev1.StorageClass{
+		ObjectMeta: metav1.ObjectMeta{Name: class}, Provisioner: "kubernetes.io/no-provisioner", VolumeBindingMode: &wait,
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	volume := func(name, class string) {
+		t.Helper()
+		_, err := core.PersistentVolumes().Create(t.Context(), &corev1.PersistentVolume{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: corev1.PersistentVolumeSpec{
+				Capacity: corev1.ResourceList{"storage": resource.MustParse("1Gi")}, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+				StorageClassName: class, PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/tmp/x"}},
+			},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = core.PersistentVolumes().Delete(context.Background(), name, metav1.DeleteOptions{}) })
+	}
+	claim := func(name, class string) {
+		t.Helper()
+		_, err := core.PersistentVolumeClaims(ns).Create(t.Context(), &corev1.PersistentVolumeClaim{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: corev1.PersistentVolumeClaimSpec{
+				StorageClassName: &class, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+				Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{"storage": resource.MustParse("1Gi")}},
+			},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	phase := func(name string, want corev1.PersistentVolumeClaimPhase) func() error {
+		return func() error {
+			c, err := core.PersistentVolumeClaims(ns).Get(t.Context(), name, metav1.GetOptions{})
+			if err == nil && c.Status.Phase != want {
+				return fmt.Errorf("claim: %+v %+v", c.Spec, c.Status)
+			}
+			return err
+		}
+	}
+	volumePhase := func(name string, want corev1.PersistentVolumePhase) func() error {
+		return func() error {
+			v, err := core.PersistentVolumes().Get(t.Context(), name, metav1.GetOptions{})
+			if err == nil && v.Status.Phase != want {
+				return fmt.Errorf("volume: %+v", v.Status)
+			}
+			return err
+		}
+	}
+	static := "static-" + ns
+	claim("now", static)
+	eventually(t, "pending", phase("now", corev1.ClaimPending))
+	volume("v1-"+ns, static)
+	eventually(t, "bound", phase("now", corev1.ClaimBound))
+	eventually(t, "volume bound", volumePhase("v1-"+ns, corev1.VolumeBound))
+
+	volume("v2-"+ns, class)
+	claim("later", class)
+	eventually(t, "waits for a pod", phase("later", corev1.ClaimPending))
+	spec := podSpec("node-v")
+	spec.Volumes = []corev1.Volume{{Name: "d", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "later"}}}}
+	eventually(t, "pod created", func() error {
+		_, err := core.Pods(ns).Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: spec}, metav1.CreateOptions{})
+		return err
+	})
+	eventually(t, "bound for the pod", phase("later", corev1.ClaimBound))
+	eventually(t, "pod bound", func() error {
+		p, err := core.Pods(ns).Get(t.Context(), "p", metav1.GetOptions{})
+		if err == nil && p.Spec.NodeName == "" {
+			return fmt.Errorf("status: %+v", p.Status)
+		}
+		return err
+	})
+
+	if err := core.PersistentVolumeClaims(ns).Delete(t.Context(), "later", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond)
+	if _, err := core.PersistentVolumeClaims(ns).Get(t.Context(), "later", metav1.GetOptions{}); err != nil {
+		t.Errorf("a claim in use is gone: %v", err)
+	}
+	now := int64(0)
+	if err := core.Pods(ns).Delete(t.Context(), "p", metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "claim gone, volume released", volumePhase("v2-"+ns, corev1.VolumeReleased))
 }
