@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,7 +27,6 @@ import (
 	"k8s.io/endpointslice"
 	"k8s.io/endpointslice/topologycache"
 	endpointsliceutil "k8s.io/endpointslice/util"
-	"k8s.io/klog/v2"
 
 	"github.com/mote-edge/mote/controlplane/controllers/keyqueue"
 	"github.com/mote-edge/mote/controlplane/controllers/owned"
@@ -41,6 +41,9 @@ const (
 	// repairDelay lets the news of this controller's own writes arrive before a slice counts as changed by others.
 	repairDelay = time.Second
 )
+
+// quiet keeps the library from logging every node without zone and CPU; its errors are returned.
+var quiet = logr.Discard()
 
 var errStale = errors.New("the cache doesn't show the slices written last")
 
@@ -199,7 +202,7 @@ func (c *Controller) updateZones(ctx context.Context, _ struct{}) error {
 	if err != nil {
 		return err
 	}
-	c.topology.SetNodes(klog.FromContext(ctx), nodes)
+	c.topology.SetNodes(quiet, nodes)
 	for _, name := range c.topology.GetOverloadedServices() {
 		if ns, n, err := cache.SplitMetaNamespaceKey(name); err == nil {
 			c.queue.Add(types.NamespacedName{Namespace: ns, Name: n})
@@ -242,7 +245,7 @@ func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) er
 		return errStale
 	}
 	trigger := c.times.ComputeEndpointLastChangeTriggerTime(svc.Namespace, svc, pods)
-	if err := c.library.Reconcile(klog.FromContext(ctx), svc, pods, slices, trigger); err != nil {
+	if err := c.library.Reconcile(quiet, svc, pods, slices, trigger); err != nil {
 		c.rec.Eventf(svc, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices",
 			"Error updating Endpoint Slices for Service %s/%s: %v", svc.Namespace, svc.Name, err)
 		return err

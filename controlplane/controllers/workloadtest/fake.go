@@ -181,7 +181,9 @@ func (c *Cluster) prepare(o runtime.Object) {
 		m.SetGeneration(1)
 	}
 	m.SetResourceVersion(fmt.Sprint(n))
-	if _, node := o.(*corev1.Node); m.GetNamespace() == "" && !node {
+	_, node := o.(*corev1.Node)
+	_, volume := o.(*corev1.PersistentVolume)
+	if m.GetNamespace() == "" && !node && !volume {
 		m.SetNamespace("default")
 	}
 }
