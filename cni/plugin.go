@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -233,13 +234,21 @@ func gc(args *skel.CmdArgs) error {
 	})
 }
 
-// status also mends: bridge, sysctls and standing rules are set up again if somebody took them away.
+// statusInterval bounds how often STATUS looks at the rules: some runtimes call it every few seconds.
+const statusInterval = time.Minute
+
+// status also mends: bridge, sysctls and rules are set up again if somebody took them away.
 func status(args *skel.CmdArgs) error {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err
 	}
-	if _, err := ensureNode(context.Background(), c, true); err != nil {
+	if info, err := os.Stat(markerPath(c)); err == nil && time.Since(info.ModTime()) < statusInterval {
+		if _, ok := nodeReady(c); ok {
+			return nil
+		}
+	}
+	if err := repair(context.Background(), c); err != nil {
 		return types.NewError(types.ErrPluginNotAvailable, err.Error(), "")
 	}
 	return nil

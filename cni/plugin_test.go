@@ -546,27 +546,58 @@ func TestExhaustedRangeReclaimsDeadPods(t *testing.T) {
 	}
 }
 
-// STATUS mends what somebody else took away.
-func TestStatusMendsTheNode(t *testing.T) {
+// STATUS, and the agent after a flush, mend what somebody else took away.
+func TestMending(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
-	p := n.add("aaaa", nil)
+	ports := map[string]any{"runtimeConfig": map[string]any{"portMappings": []map[string]any{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}}}
+	p := n.add("aaaa", ports)
+	serve(t, p.NS, "tcp", ":80")
 	serve(t, n.outside, "tcp", ":82")
-	n.Do(func() {
-		if out, err := exec.Command("/usr/sbin/iptables", "-t", "nat", "-F").CombinedOutput(); err != nil {
-			t.Errorf("%v: %s", err, out)
+	conflist := filepath.Join(t.TempDir(), "10-mote.conflist")
+	plugin := json.RawMessage(n.conf(nil))
+	b, err := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": "mote", "plugins": []any{plugin}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(conflist, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := strings.Count(n.rules(), "\n-A")
+	for name, mend := range map[string]func() error{
+		"STATUS": func() error {
+			old := time.Now().Add(-time.Hour)
+			if err := os.Chtimes(filepath.Join(n.dataDir, "ready-mote0"), old, old); err != nil {
+				return err
+			}
+			if _, err := n.call("STATUS", "", "", n.conf(nil)); err != nil {
+				return err
+			}
+			return nil
+		},
+		"Repair": func() (err error) {
+			n.Do(func() { err = Repair(context.Background(), conflist) })
+			return err
+		},
+	} {
+		n.Do(func() {
+			if out, err := exec.Command("sh", "-c", "PATH=$PATH:/usr/sbin; iptables -F; iptables -t nat -F; iptables -t nat -X").CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+		for range 2 {
+			if err := mend(); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
 		}
-	})
-	if _, err := n.call("STATUS", "", "", n.conf(nil)); err != nil {
-		t.Fatalf("STATUS: %v", err)
+		expect(t, "masquerading after "+name, p.NS, "tcp", outsideIP+":82", nodeIP)
+		expect(t, "host port after "+name, n.outside, "tcp", nodeIP+":8080", outsideIP)
+		if after := strings.Count(n.rules(), "\n-A"); after != before {
+			t.Errorf("%s changed the number of rules from %d to %d", name, before, after)
+		}
 	}
-	expect(t, "masquerading after STATUS", p.NS, "tcp", outsideIP+":82", nodeIP)
-	before := n.rules()
-	if _, err := n.call("STATUS", "", "", n.conf(nil)); err != nil {
-		t.Fatalf("STATUS: %v", err)
-	}
-	if a, b := strings.Count(before, "\n-A"), strings.Count(n.rules(), "\n-A"); a != b {
-		t.Errorf("STATUS changed the number of rules from %d to %d", a, b)
+	if err := Repair(context.Background(), filepath.Join(t.TempDir(), "none")); err != nil {
+		t.Errorf("Repair of a node without network: %v", err)
 	}
 }
 

@@ -35,6 +35,9 @@ func newApplier(p ruleProgram) *applier { return &applier{program: p, seed: maph
 // known reports whether the kernel holds what was applied last. If not, apply needs the rules of every chain.
 func (a *applier) known() bool { return a.applied != nil }
 
+// forget makes the next apply look at the kernel anew.
+func (a *applier) forget() { a.applied = nil }
+
 // desired is the wanted content of one table.
 type desired struct {
 	chains rules.Chains

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mote-edge/mote/internal/iptables"
@@ -30,6 +31,8 @@ type Config struct {
 	ResolvConf string
 	// MinInterval is the least time between two rule changes; 100 ms if 0.
 	MinInterval time.Duration
+	// OnFlush, if set, is called when another program has removed rules: the place to mend those of others.
+	OnFlush func(ctx context.Context)
 }
 
 // Validate reports the first field that cannot be used.
@@ -57,6 +60,8 @@ type Proxy struct {
 	mu    sync.Mutex
 	dirty map[snapshot.Name]struct{}
 	wake  chan struct{}
+	// flushed is set when the kernel no longer holds what was applied.
+	flushed atomic.Bool
 }
 
 // New returns a proxy that does nothing until Run.
@@ -98,6 +103,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		return nil
 	case <-p.store.Ready():
 	}
+	wg.Go(func() { p.guard(ctx) })
 	p.loop(ctx)
 	return nil
 }
@@ -142,11 +148,14 @@ func (p *Proxy) loop(ctx context.Context) {
 		dirty := p.take()
 		err := func() error {
 			if s == nil {
-				run, err := iptables.Find()
+				run, err := p.program()
 				if err != nil {
 					return err
 				}
 				s = p.newSyncer(run)
+			}
+			if p.flushed.Swap(false) {
+				s.apply.forget()
 			}
 			return s.sync(ctx, dirty)
 		}()
@@ -173,6 +182,8 @@ func (p *Proxy) loop(ctx context.Context) {
 		}
 	}
 }
+
+func (p *Proxy) program() (ruleProgram, error) { return iptables.Find() }
 
 func (p *Proxy) newSyncer(program ruleProgram) *syncer {
 	cfg := rules.Config{ClusterCIDR: p.cfg.ClusterCIDR, ServiceCIDR: p.cfg.ServiceCIDR}

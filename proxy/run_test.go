@@ -167,13 +167,20 @@ func TestRun(t *testing.T) {
 	}
 	defer func() { _ = l.Close() }()
 	api.publish(t, "endpointslices", "ADDED", &slice)
-	eventually(t, "the Service's address", func() error {
+	connects := func() error {
 		c, err := net.DialTimeout("tcp", "10.43.0.50:8000", time.Second)
 		if err == nil {
 			_ = c.Close()
 		}
 		return err
-	})
+	}
+	eventually(t, "the Service's address", connects)
+	for _, flush := range []string{"iptables -t nat -F", "iptables -F; iptables -t nat -F; iptables -t nat -X"} {
+		if out, err := exec.Command("sh", "-c", "PATH=$PATH:/usr/sbin; "+flush).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", flush, err, out)
+		}
+		eventually(t, "the Service's address after "+flush, connects)
+	}
 	api.publish(t, "services", "DELETED", &svc)
 	eventually(t, "the Service's name is gone", func() error {
 		if _, err := resolver.LookupHost(ctx, "svc.ns.svc.cluster.local."); err == nil {
