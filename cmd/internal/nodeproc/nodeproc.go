@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/mote-edge/mote/agent"
+	"github.com/mote-edge/mote/cni"
 	"github.com/mote-edge/mote/internal/kubeclient"
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/internal/pidfile"
@@ -181,5 +182,10 @@ func newProxy(c Config) (*proxy.Proxy, error) {
 	return proxy.New(proxy.Config{
 		Client: client, NodeName: c.Agent.NodeName, ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR, DNSAddress: c.DNS,
 		ClusterDomain: c.Agent.ClusterDomain, ResolvConf: c.Agent.ResolvConf,
+		OnFlush: func(ctx context.Context) {
+			if err := cni.Repair(ctx, filepath.Join(c.Agent.Dirs.CNIConfig(), "10-mote.conflist")); err != nil {
+				slog.ErrorContext(ctx, "the pod network's rules are missing", "error", err)
+			}
+		},
 	})
 }
