@@ -58,6 +58,9 @@ func (s *Service) guard(ctx context.Context, req any, info *grpc.UnaryServerInfo
 			err = status.Errorf(codes.Internal, "%s: internal error: %v", info.FullMethod, p)
 		}
 	}()
+	if s.trim != nil {
+		s.trim.Touch()
+	}
 	reply, err = handler(ctx, req)
 	if err != nil {
 		s.log.Debug("call failed", "method", info.FullMethod, "err", err)

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -29,6 +30,7 @@ import (
 	"github.com/mote-edge/mote/agent/runtime/poll"
 	"github.com/mote-edge/mote/agent/runtime/seccompcache"
 	"github.com/mote-edge/mote/agent/runtime/spec"
+	"github.com/mote-edge/mote/internal/footprint"
 )
 
 // Config is what the runtime runs with.
@@ -59,7 +61,7 @@ type Service struct {
 	events  broadcaster
 	stats   statsCache
 	net     *network
-	netnsC  chan struct{}
+	trim    *footprint.Trimmer
 
 	mu         sync.RWMutex
 	sandboxes  map[string]*sandbox
@@ -126,6 +128,7 @@ func (s *Service) Run(ctx context.Context, images cri.ImageServiceServer) error 
 	)
 	cri.RegisterRuntimeServiceServer(server, s)
 	cri.RegisterImageServiceServer(server, images)
+	s.trim = footprint.NewTrimmer(trimAfter)
 	go func() { failed <- server.Serve(listener) }()
 	s.log.Info("serving CRI v1", "socket", listener.Addr().String(), "containers", len(s.containers), "sandboxes", len(s.sandboxes))
 	select {
@@ -139,6 +142,9 @@ func (s *Service) Run(ctx context.Context, images cri.ImageServiceServer) error 
 		return err
 	}
 }
+
+// trimAfter is how long after work the memory that it needed is given back.
+const trimAfter = 10 * time.Second
 
 // connectHolder dials mote-hold and watches it: when it dies, this process takes its place.
 func (s *Service) connectHolder() error {

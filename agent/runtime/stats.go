@@ -216,7 +216,9 @@ func (g controlGroup) processes() uint64 {
 	return uint64(bytes.Count(raw, []byte("\n")))
 }
 
-func (s *Service) group(path string) controlGroup { return controlGroup{path: path, v2: s.host.CgroupV2} }
+func (s *Service) group(path string) controlGroup {
+	return controlGroup{path: path, v2: s.host.CgroupV2}
+}
 
 func (s *Service) containerStats(c *container) *cri.ContainerStats {
 	c.mu.Lock()
