@@ -84,7 +84,15 @@ func (c *Client) WaitReady(ctx context.Context) (*runtimeapi.VersionResponse, er
 // IsNotFound tells whether a CRI error says that the object is gone.
 func IsNotFound(err error) bool { return status.Code(err) == codes.NotFound }
 
-// Text is the error's message without the gRPC wrapping, as events show it.
+// Message is what the runtime said, without gRPC's frame.
+func Message(err error) string {
+	if s, ok := status.FromError(err); ok {
+		return s.Message()
+	}
+	return err.Error()
+}
+
+// Text is the error as events show it: gRPC's code and the runtime's message.
 func Text(err error) string {
 	if s, ok := status.FromError(err); ok && s.Code() != codes.OK {
 		return fmt.Sprintf("rpc error: code = %s desc = %s", s.Code(), s.Message())

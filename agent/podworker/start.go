@@ -160,14 +160,14 @@ func (s *starter) run(ctx context.Context) (string, error) {
 	}
 	r, err := m.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: s.a.ID, Config: cfg, SandboxConfig: s.sandbox})
 	if err != nil {
-		return "", &startError{reason: createError, err: errors.New(cri.Text(err))}
+		return "", &startError{reason: createError, err: errors.New(cri.Message(err))}
 	}
 	id := r.GetContainerId()
 	s.event(corev1.EventTypeNormal, "Created", "Container created")
 	if _, err := m.cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
 		_ = m.cri.RefreshContainer(m.ctx, m.cache, s.pod.UID, s.a.ID, id)
-		s.event(corev1.EventTypeWarning, "Failed", "Error: "+cri.Text(err))
-		return id, &startError{reason: runError, err: errors.New(cri.Text(err)), id: id}
+		s.event(corev1.EventTypeWarning, "Failed", "Error: "+cri.Message(err))
+		return id, &startError{reason: runError, err: errors.New(cri.Message(err)), id: id}
 	}
 	if err := m.cri.RefreshContainer(ctx, m.cache, s.pod.UID, s.a.ID, id); err != nil {
 		m.log.Warn("status of a started container", "pod", ref(s.pod), "container", s.spec.Name, "err", err)

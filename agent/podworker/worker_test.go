@@ -44,7 +44,10 @@ func TestCrashLoop(t *testing.T) {
 	n.m.Set(Desired{Pod: pod})
 	n.until("ready", func() bool { return n.ready(pod.UID) })
 	rt.Exit(rt.Find("main")[0], 1, "")
-	n.until("restarted at once", func() bool { st := n.status(pod.UID); return st.ContainerStatuses[0].RestartCount == 1 && n.ready(pod.UID) })
+	n.until("restarted at once", func() bool {
+		st := n.status(pod.UID)
+		return st.ContainerStatuses[0].RestartCount == 1 && n.ready(pod.UID)
+	})
 	rt.Exit(rt.Find("main")[1], 2, "OOMKilled")
 	n.until("in back-off", func() bool {
 		w := n.status(pod.UID).ContainerStatuses[0].State.Waiting
@@ -62,7 +65,9 @@ func TestCrashLoop(t *testing.T) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !slices.ContainsFunc(n.events, func(e string) bool { return strings.Contains(e, "Warning BackOff: Back-off restarting failed container main") }) {
+	if !slices.ContainsFunc(n.events, func(e string) bool {
+		return strings.Contains(e, "Warning BackOff: Back-off restarting failed container main")
+	}) {
 		t.Error("no BackOff event in ", n.events)
 	}
 }
