@@ -2,6 +2,7 @@ package server
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -209,7 +210,10 @@ func (s *Server) proxy(w http.ResponseWriter, r *http.Request, to string) {
 	}
 	stop := context.AfterFunc(r.Context(), func() { _ = client.Close(); _ = backend.Close() })
 	defer stop()
-	join(client, buffered.Reader, backend, head)
+	// What the HTTP server has read ahead, and then the connection itself: reading on through the server's reader would
+	// end the request's context when the client has sent all it wants to.
+	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
+	join(client, io.MultiReader(bytes.NewReader(early), client), backend, head)
 }
 
 // upgrade sends a client's request on, and returns the answer and what was read behind it.
