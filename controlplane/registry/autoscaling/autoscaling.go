@@ -29,7 +29,7 @@ var autoscalers = registry.Descriptor[*hpa]{
 	ShortNames: []string{"hpa"}, Categories: []string{"all"},
 	New:       func() *hpa { return &hpa{} },
 	NewList:   func() runtime.Object { return &autoscalingv2.HorizontalPodAutoscalerList{} },
-	HasStatus: true, Generation: true, Uncached: true,
+	HasStatus: true, Generation: true,
 	AlsoVersions: []string{"v1"},
 	Columns: []registry.Column[*hpa]{
 		registry.Name[*hpa](),

@@ -168,7 +168,7 @@ var bundles = resource.Descriptor[*certificatesv1.ClusterTrustBundle]{
 	GV: certificatesv1.SchemeGroupVersion, Plural: "clustertrustbundles", Singular: "clustertrustbundle", Cluster: true,
 	New:                  func() *certificatesv1.ClusterTrustBundle { return &certificatesv1.ClusterTrustBundle{} },
 	NewList:              func() runtime.Object { return &certificatesv1.ClusterTrustBundleList{} },
-	NeedsResourceVersion: true, Uncached: true,
+	NeedsResourceVersion: true,
 	// Names may carry the signer as "signer:domain:rest".
 	NameRule: func(name string, prefix bool) []string {
 		return validation.NameIsDNSSubdomain(lastColon(name), prefix)
@@ -195,7 +195,7 @@ var podRequests = resource.Descriptor[*certificatesv1.PodCertificateRequest]{
 	GV: certificatesv1.SchemeGroupVersion, Plural: "podcertificaterequests", Singular: "podcertificaterequest",
 	New:       func() *certificatesv1.PodCertificateRequest { return &certificatesv1.PodCertificateRequest{} },
 	NewList:   func() runtime.Object { return &certificatesv1.PodCertificateRequestList{} },
-	HasStatus: true, StatusKeepsMeta: true, NeedsResourceVersion: true, Uncached: true,
+	HasStatus: true, StatusKeepsMeta: true, NeedsResourceVersion: true,
 	Fields: func(r *certificatesv1.PodCertificateRequest) fields.Set {
 		return fields.Set{"spec.signerName": r.Spec.SignerName, "spec.podName": r.Spec.PodName, "spec.nodeName": string(r.Spec.NodeName)}
 	},

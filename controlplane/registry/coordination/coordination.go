@@ -19,7 +19,7 @@ func Storages(c *resource.Config) (resource.Storages, error) {
 }
 
 var leases = resource.Descriptor[*coordinationv1.Lease]{
-	GV: coordinationv1.SchemeGroupVersion, Plural: "leases", Singular: "lease",
+	GV: coordinationv1.SchemeGroupVersion, Plural: "leases", Cached: true, Singular: "lease",
 	New:            func() *coordinationv1.Lease { return &coordinationv1.Lease{} },
 	NewList:        func() runtime.Object { return &coordinationv1.LeaseList{} },
 	CreateOnUpdate: true, NeedsResourceVersion: true,

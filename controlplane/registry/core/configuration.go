@@ -12,7 +12,7 @@ import (
 )
 
 var configMaps = resource.Descriptor[*corev1.ConfigMap]{
-	GV: corev1.SchemeGroupVersion, Plural: "configmaps", Singular: "configmap", ShortNames: []string{"cm"},
+	GV: corev1.SchemeGroupVersion, Plural: "configmaps", Cached: true, Singular: "configmap", ShortNames: []string{"cm"},
 	New:     func() *corev1.ConfigMap { return &corev1.ConfigMap{} },
 	NewList: func() runtime.Object { return &corev1.ConfigMapList{} },
 	Columns: []resource.Column[*corev1.ConfigMap]{
@@ -23,7 +23,7 @@ var configMaps = resource.Descriptor[*corev1.ConfigMap]{
 }
 
 var secrets = resource.Descriptor[*corev1.Secret]{
-	GV: corev1.SchemeGroupVersion, Plural: "secrets", Singular: "secret",
+	GV: corev1.SchemeGroupVersion, Plural: "secrets", Cached: true, Singular: "secret",
 	New:     func() *corev1.Secret { return &corev1.Secret{} },
 	NewList: func() runtime.Object { return &corev1.SecretList{} },
 	Columns: []resource.Column[*corev1.Secret]{
@@ -42,7 +42,7 @@ var secrets = resource.Descriptor[*corev1.Secret]{
 }
 
 var serviceAccounts = resource.Descriptor[*corev1.ServiceAccount]{
-	GV: corev1.SchemeGroupVersion, Plural: "serviceaccounts", Singular: "serviceaccount", ShortNames: []string{"sa"},
+	GV: corev1.SchemeGroupVersion, Plural: "serviceaccounts", Cached: true, Singular: "serviceaccount", ShortNames: []string{"sa"},
 	New:           func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
 	NewList:       func() runtime.Object { return &corev1.ServiceAccountList{} },
 	ReturnDeleted: true,
@@ -95,7 +95,6 @@ var podTemplates = resource.Descriptor[*corev1.PodTemplate]{
 	Generation:    true,
 	GenerationOf:  func(t *corev1.PodTemplate) any { return t.Template },
 	ReturnDeleted: true,
-	Uncached:      true,
 	Columns: []resource.Column[*corev1.PodTemplate]{
 		resource.Name[*corev1.PodTemplate](),
 		{Name: "Containers", Value: func(t *corev1.PodTemplate) any { return resource.ContainerNames(t.Template.Spec.Containers) }},

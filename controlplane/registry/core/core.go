@@ -51,7 +51,7 @@ func addPods(c *resource.Config, to resource.Storages) error {
 	// Evictions are rare: a second, uncached way to the budgets is cheaper than
 	// sharing the cached one between packages.
 	uncached := policy.Budgets
-	uncached.Uncached = true
+	uncached.Cached = false
 	budgets, budgetStatus, err := uncached.Build(c)
 	if err != nil {
 		return err
@@ -87,7 +87,7 @@ func addServices(c *resource.Config, to resource.Storages) error {
 	}
 	a.attach(r.Store, status.Store())
 	uncached := discovery.Slices
-	uncached.Uncached = true
+	uncached.Cached = false
 	slices, _, err := uncached.Build(c)
 	if err != nil {
 		return err

@@ -24,7 +24,7 @@ import (
 // namespaces has a descriptor, and a REST of its own because deleting one is a
 // state machine: Active → Terminating → gone once spec.finalizers is empty.
 var namespaces = resource.Descriptor[*corev1.Namespace]{
-	GV: corev1.SchemeGroupVersion, Plural: "namespaces", Singular: "namespace", Cluster: true, ShortNames: []string{"ns"},
+	GV: corev1.SchemeGroupVersion, Plural: "namespaces", Cached: true, Singular: "namespace", Cluster: true, ShortNames: []string{"ns"},
 	New:     func() *corev1.Namespace { return &corev1.Namespace{} },
 	NewList: func() runtime.Object { return &corev1.NamespaceList{} },
 	Columns: []resource.Column[*corev1.Namespace]{

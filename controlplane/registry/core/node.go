@@ -13,7 +13,7 @@ import (
 )
 
 var nodes = resource.Descriptor[*corev1.Node]{
-	GV: corev1.SchemeGroupVersion, Plural: "nodes", Singular: "node", Cluster: true, ShortNames: []string{"no"},
+	GV: corev1.SchemeGroupVersion, Plural: "nodes", Cached: true, Singular: "node", Cluster: true, ShortNames: []string{"no"},
 	New:       func() *corev1.Node { return &corev1.Node{} },
 	NewList:   func() runtime.Object { return &corev1.NodeList{} },
 	HasStatus: true,

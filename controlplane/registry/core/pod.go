@@ -18,7 +18,7 @@ import (
 )
 
 var pods = resource.Descriptor[*corev1.Pod]{
-	GV: corev1.SchemeGroupVersion, Plural: "pods", Singular: "pod",
+	GV: corev1.SchemeGroupVersion, Plural: "pods", Cached: true, Singular: "pod",
 	ShortNames: []string{"po"}, Categories: []string{"all"},
 	New:           func() *corev1.Pod { return &corev1.Pod{} },
 	NewList:       func() runtime.Object { return &corev1.PodList{} },

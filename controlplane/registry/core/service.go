@@ -15,7 +15,7 @@ import (
 )
 
 var services = resource.Descriptor[*corev1.Service]{
-	GV: corev1.SchemeGroupVersion, Plural: "services", Singular: "service",
+	GV: corev1.SchemeGroupVersion, Plural: "services", Cached: true, Singular: "service",
 	ShortNames: []string{"svc"}, Categories: []string{"all"},
 	New:            func() *corev1.Service { return &corev1.Service{} },
 	NewList:        func() runtime.Object { return &corev1.ServiceList{} },

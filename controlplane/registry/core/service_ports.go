@@ -26,9 +26,8 @@ var (
 // portRanges stores the bitmap of node ports in use. It isn't served.
 var portRanges = resource.Descriptor[*corev1.RangeAllocation]{
 	GV: corev1.SchemeGroupVersion, Plural: "servicenodeportallocations", Singular: "servicenodeportallocation", Cluster: true,
-	New:      func() *corev1.RangeAllocation { return &corev1.RangeAllocation{} },
-	NewList:  func() runtime.Object { return &corev1.RangeAllocation{} },
-	Uncached: true,
+	New:     func() *corev1.RangeAllocation { return &corev1.RangeAllocation{} },
+	NewList: func() runtime.Object { return &corev1.RangeAllocation{} },
 }
 
 // portAllocator gives out node ports. The bitmap is one object in etcd, changed

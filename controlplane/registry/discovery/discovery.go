@@ -23,7 +23,7 @@ func Storages(c *resource.Config) (resource.Storages, error) {
 
 // Slices are the endpoint slices.
 var Slices = resource.Descriptor[*discoveryv1.EndpointSlice]{
-	GV: discoveryv1.SchemeGroupVersion, Plural: "endpointslices", Singular: "endpointslice",
+	GV: discoveryv1.SchemeGroupVersion, Plural: "endpointslices", Cached: true, Singular: "endpointslice",
 	New:        func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
 	NewList:    func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
 	Generation: true,

@@ -28,7 +28,7 @@ var classes = resource.Descriptor[*resourcev1.DeviceClass]{
 	New:           func() *resourcev1.DeviceClass { return &resourcev1.DeviceClass{} },
 	NewList:       func() runtime.Object { return &resourcev1.DeviceClassList{} },
 	Generation:    true,
-	ReturnDeleted: true, Uncached: true,
+	ReturnDeleted: true,
 	Columns: []resource.Column[*resourcev1.DeviceClass]{
 		resource.Name[*resourcev1.DeviceClass](), resource.Age[*resourcev1.DeviceClass](),
 	},
@@ -38,7 +38,7 @@ var claims = resource.Descriptor[*resourcev1.ResourceClaim]{
 	GV: resourcev1.SchemeGroupVersion, Plural: "resourceclaims", Singular: "resourceclaim",
 	New:       func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
 	NewList:   func() runtime.Object { return &resourcev1.ResourceClaimList{} },
-	HasStatus: true, StatusKeepsMeta: true, ReturnDeleted: true, Uncached: true,
+	HasStatus: true, StatusKeepsMeta: true, ReturnDeleted: true,
 	Columns: []resource.Column[*resourcev1.ResourceClaim]{
 		resource.Name[*resourcev1.ResourceClaim](),
 		{Name: "State", Doc: "A summary of the current state (allocated, pending, reserved, etc.).", Value: claimState},
@@ -67,7 +67,7 @@ var templates = resource.Descriptor[*resourcev1.ResourceClaimTemplate]{
 	GV: resourcev1.SchemeGroupVersion, Plural: "resourceclaimtemplates", Singular: "resourceclaimtemplate",
 	New:           func() *resourcev1.ResourceClaimTemplate { return &resourcev1.ResourceClaimTemplate{} },
 	NewList:       func() runtime.Object { return &resourcev1.ResourceClaimTemplateList{} },
-	ReturnDeleted: true, Uncached: true,
+	ReturnDeleted: true,
 	Columns: []resource.Column[*resourcev1.ResourceClaimTemplate]{
 		resource.Name[*resourcev1.ResourceClaimTemplate](), resource.Age[*resourcev1.ResourceClaimTemplate](),
 	},
@@ -77,7 +77,7 @@ var slices = resource.Descriptor[*resourcev1.ResourceSlice]{
 	GV: resourcev1.SchemeGroupVersion, Plural: "resourceslices", Singular: "resourceslice", Cluster: true,
 	New:        func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} },
 	NewList:    func() runtime.Object { return &resourcev1.ResourceSliceList{} },
-	Generation: true, ReturnDeleted: true, Uncached: true,
+	Generation: true, ReturnDeleted: true,
 	Fields: func(s *resourcev1.ResourceSlice) fields.Set {
 		return fields.Set{
 			resourcev1.ResourceSliceSelectorNodeName: ptr.Deref(s.Spec.NodeName, ""),
@@ -98,7 +98,7 @@ var taintRules = resource.Descriptor[*resourcev1.DeviceTaintRule]{
 	GV: resourcev1.SchemeGroupVersion, Plural: "devicetaintrules", Singular: "devicetaintrule", Cluster: true,
 	New:        func() *resourcev1.DeviceTaintRule { return &resourcev1.DeviceTaintRule{} },
 	NewList:    func() runtime.Object { return &resourcev1.DeviceTaintRuleList{} },
-	Generation: true, HasStatus: true, StatusKeepsMeta: true, ReturnDeleted: true, Uncached: true,
+	Generation: true, HasStatus: true, StatusKeepsMeta: true, ReturnDeleted: true,
 	Columns: []resource.Column[*resourcev1.DeviceTaintRule]{
 		resource.Name[*resourcev1.DeviceTaintRule](),
 		{Name: "Key", Value: func(r *resourcev1.DeviceTaintRule) any { return r.Spec.Taint.Key }},

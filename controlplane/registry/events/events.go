@@ -36,9 +36,9 @@ func Storages(c *resource.Config) (resource.Storages, error) {
 
 var events = resource.Descriptor[*corev1.Event]{
 	GV: corev1.SchemeGroupVersion, Plural: "events", Singular: "event", ShortNames: []string{"ev"},
-	New:            func() *corev1.Event { return &corev1.Event{} },
-	NewList:        func() runtime.Object { return &corev1.EventList{} },
-	CreateOnUpdate: true, Uncached: true,
+	New:               func() *corev1.Event { return &corev1.Event{} },
+	NewList:           func() runtime.Object { return &corev1.EventList{} },
+	CreateOnUpdate:    true,
 	GarbageCollection: rest.Unsupported,
 	Fields: func(e *corev1.Event) fields.Set {
 		source := e.Source.Component

@@ -27,7 +27,7 @@ var ingresses = resource.Descriptor[*networkingv1.Ingress]{
 	GV: networkingv1.SchemeGroupVersion, Plural: "ingresses", Singular: "ingress", ShortNames: []string{"ing"},
 	New:       func() *networkingv1.Ingress { return &networkingv1.Ingress{} },
 	NewList:   func() runtime.Object { return &networkingv1.IngressList{} },
-	HasStatus: true, Generation: true, Uncached: true,
+	HasStatus: true, Generation: true,
 	Columns: []resource.Column[*networkingv1.Ingress]{
 		resource.Name[*networkingv1.Ingress](),
 		{Name: "Class", Doc: "The name of the IngressClass resource that should be used for additional configuration", Value: func(i *networkingv1.Ingress) any {
@@ -82,7 +82,7 @@ var ingressClasses = resource.Descriptor[*networkingv1.IngressClass]{
 	GV: networkingv1.SchemeGroupVersion, Plural: "ingressclasses", Singular: "ingressclass", Cluster: true,
 	New:        func() *networkingv1.IngressClass { return &networkingv1.IngressClass{} },
 	NewList:    func() runtime.Object { return &networkingv1.IngressClassList{} },
-	Generation: true, Uncached: true,
+	Generation: true,
 	Columns: []resource.Column[*networkingv1.IngressClass]{
 		{Name: "Name", Value: func(c *networkingv1.IngressClass) any {
 			if c.Annotations[networkingv1.AnnotationIsDefaultIngressClass] == "true" {
@@ -110,7 +110,7 @@ var policies = resource.Descriptor[*networkingv1.NetworkPolicy]{
 	GV: networkingv1.SchemeGroupVersion, Plural: "networkpolicies", Singular: "networkpolicy", ShortNames: []string{"netpol"},
 	New:        func() *networkingv1.NetworkPolicy { return &networkingv1.NetworkPolicy{} },
 	NewList:    func() runtime.Object { return &networkingv1.NetworkPolicyList{} },
-	Generation: true, Uncached: true,
+	Generation: true,
 	Columns: []resource.Column[*networkingv1.NetworkPolicy]{
 		resource.Name[*networkingv1.NetworkPolicy](),
 		{Name: "Pod-Selector", Value: func(p *networkingv1.NetworkPolicy) any { return resource.Selector(&p.Spec.PodSelector) }},
@@ -123,7 +123,7 @@ var ServiceCIDRs = resource.Descriptor[*networkingv1.ServiceCIDR]{
 	GV: networkingv1.SchemeGroupVersion, Plural: "servicecidrs", Singular: "servicecidr", Cluster: true,
 	New:       func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} },
 	NewList:   func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
-	HasStatus: true, StatusKeepsMeta: true, Uncached: true,
+	HasStatus: true, StatusKeepsMeta: true,
 	Columns: []resource.Column[*networkingv1.ServiceCIDR]{
 		resource.Name[*networkingv1.ServiceCIDR](),
 		{Name: "CIDRs", Value: func(s *networkingv1.ServiceCIDR) any { return strings.Join(s.Spec.CIDRs, ",") }},
@@ -135,9 +135,8 @@ var ServiceCIDRs = resource.Descriptor[*networkingv1.ServiceCIDR]{
 // is what allocates the address.
 var IPAddresses = resource.Descriptor[*networkingv1.IPAddress]{
 	GV: networkingv1.SchemeGroupVersion, Plural: "ipaddresses", Singular: "ipaddress", Cluster: true, ShortNames: []string{"ip"},
-	New:      func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
-	NewList:  func() runtime.Object { return &networkingv1.IPAddressList{} },
-	Uncached: true,
+	New:     func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
+	NewList: func() runtime.Object { return &networkingv1.IPAddressList{} },
 	Columns: []resource.Column[*networkingv1.IPAddress]{
 		resource.Name[*networkingv1.IPAddress](),
 		{Name: "ParentRef", Value: func(a *networkingv1.IPAddress) any {

@@ -99,9 +99,10 @@ type Descriptor[T Object] struct {
 	// changes. It needs an entry in Fields.
 	Indexed string
 
-	// Uncached leaves the watch cache out: right for what nobody watches or
-	// lists often.
-	Uncached bool
+	// Cached keeps a watch cache: right for what every node's agent watches.
+	// The others are watched by this process's own informers alone, for which
+	// the cache would be a second copy of every object.
+	Cached bool
 
 	// Tune changes the finished store before it is completed: the hooks that
 	// few resources need.

@@ -123,10 +123,10 @@ type lean struct {
 }
 
 func (d *Descriptor[T]) decorator(c *Config) generic.StorageDecorator {
-	if d.Uncached {
-		return c.Uncached
+	if d.Cached {
+		return nil // what the options have is the cache
 	}
-	return nil
+	return c.Uncached
 }
 
 func (l lean) GetRESTOptions(gr schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {

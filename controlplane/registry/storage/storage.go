@@ -51,7 +51,7 @@ var attributesClasses = resource.Descriptor[*storagev1.VolumeAttributesClass]{
 	GV: storagev1.SchemeGroupVersion, Plural: "volumeattributesclasses", Singular: "volumeattributesclass", Cluster: true, ShortNames: []string{"vac"},
 	New:           func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} },
 	NewList:       func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
-	ReturnDeleted: true, Uncached: true,
+	ReturnDeleted: true,
 	Columns: []resource.Column[*storagev1.VolumeAttributesClass]{
 		resource.Name[*storagev1.VolumeAttributesClass](),
 		{Name: "DriverName", Value: func(c *storagev1.VolumeAttributesClass) any { return c.DriverName }},
@@ -63,7 +63,7 @@ var drivers = resource.Descriptor[*storagev1.CSIDriver]{
 	GV: storagev1.SchemeGroupVersion, Plural: "csidrivers", Singular: "csidriver", Cluster: true,
 	New:           func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
 	NewList:       func() runtime.Object { return &storagev1.CSIDriverList{} },
-	ReturnDeleted: true, NeedsResourceVersion: true, Uncached: true,
+	ReturnDeleted: true, NeedsResourceVersion: true,
 	PrepareUpdate: func(_ context.Context, d, old *storagev1.CSIDriver) {
 		// Of a CSIDriver's spec only these may change.
 		if !apiequality.Semantic.DeepEqual(d.Spec.TokenRequests, old.Spec.TokenRequests) ||
@@ -102,7 +102,7 @@ var nodes = resource.Descriptor[*storagev1.CSINode]{
 	GV: storagev1.SchemeGroupVersion, Plural: "csinodes", Singular: "csinode", Cluster: true,
 	New:           func() *storagev1.CSINode { return &storagev1.CSINode{} },
 	NewList:       func() runtime.Object { return &storagev1.CSINodeList{} },
-	ReturnDeleted: true, NeedsResourceVersion: true, Uncached: true,
+	ReturnDeleted: true, NeedsResourceVersion: true,
 	Columns: []resource.Column[*storagev1.CSINode]{
 		resource.Name[*storagev1.CSINode](),
 		{Name: "Drivers", Type: "integer", Value: func(n *storagev1.CSINode) any { return int64(len(n.Spec.Drivers)) }},
@@ -114,7 +114,7 @@ var capacities = resource.Descriptor[*storagev1.CSIStorageCapacity]{
 	GV: storagev1.SchemeGroupVersion, Plural: "csistoragecapacities", Singular: "csistoragecapacity",
 	New:                  func() *storagev1.CSIStorageCapacity { return &storagev1.CSIStorageCapacity{} },
 	NewList:              func() runtime.Object { return &storagev1.CSIStorageCapacityList{} },
-	NeedsResourceVersion: true, Uncached: true,
+	NeedsResourceVersion: true,
 	Columns: []resource.Column[*storagev1.CSIStorageCapacity]{
 		resource.Name[*storagev1.CSIStorageCapacity](),
 		{Name: "StorageClassName", Value: func(c *storagev1.CSIStorageCapacity) any { return c.StorageClassName }},
@@ -131,7 +131,7 @@ var attachments = resource.Descriptor[*storagev1.VolumeAttachment]{
 	GV: storagev1.SchemeGroupVersion, Plural: "volumeattachments", Singular: "volumeattachment", Cluster: true,
 	New:       func() *storagev1.VolumeAttachment { return &storagev1.VolumeAttachment{} },
 	NewList:   func() runtime.Object { return &storagev1.VolumeAttachmentList{} },
-	HasStatus: true, StatusKeepsMeta: true, ReturnDeleted: true, NeedsResourceVersion: true, Uncached: true,
+	HasStatus: true, StatusKeepsMeta: true, ReturnDeleted: true, NeedsResourceVersion: true,
 	Columns: []resource.Column[*storagev1.VolumeAttachment]{
 		resource.Name[*storagev1.VolumeAttachment](),
 		{Name: "Attacher", Value: func(a *storagev1.VolumeAttachment) any { return a.Spec.Attacher }},
