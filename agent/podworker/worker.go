@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"context"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -99,9 +100,20 @@ func (w *worker) loop() {
 			return
 		}
 		w.dirty = false
-		w.turn()
+		w.guarded()
 		w.mu.Unlock()
 	}
+}
+
+// guarded is a turn that can't take the node down with it: a mistake of ours about one pod stays that pod's.
+func (w *worker) guarded() {
+	defer func() {
+		if r := recover(); r != nil {
+			w.m.log.Error("bug: deciding about a pod panicked, trying again later", "pod", ref(w.pod), "panic", r, "stack", string(debug.Stack()))
+			w.timer = time.AfterFunc(lastRetry, w.kick)
+		}
+	}()
+	w.turn()
 }
 
 // turn looks once at everything, and starts what is to be done. The lock is held; nothing here blocks.
@@ -145,7 +157,7 @@ func (w *worker) lifetime(now time.Time) {
 		}
 		w.end(grace)
 	}
-	if limit := w.pod.Spec.ActiveDeadlineSeconds; limit != nil && !w.ending && w.last != nil && w.last.StartTime != nil {
+	if limit := w.pod.Spec.ActiveDeadlineSeconds; limit != nil && !w.ending && !w.terminal() && w.last != nil && w.last.StartTime != nil {
 		if at := w.last.StartTime.Add(time.Duration(*limit) * time.Second); !now.Before(at) {
 			w.condemn(Verdict{"DeadlineExceeded", "Pod was active on the node longer than the specified deadline"})
 			w.m.event(w.pod, "", corev1.EventTypeNormal, "DeadlineExceeded", w.verdict.Message)
