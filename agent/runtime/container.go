@@ -81,7 +81,7 @@ func (c *container) status() *cri.ContainerStatus {
 		Id: c.rec.ID, Metadata: c.config.Metadata, State: c.criState(),
 		CreatedAt: c.rec.CreatedAt, StartedAt: c.rec.StartedAt, FinishedAt: c.rec.FinishedAt,
 		ExitCode: c.rec.ExitCode, Reason: c.rec.Reason, Message: c.rec.Message,
-		Image: c.config.Image, ImageRef: c.rec.ImageRef, ImageId: c.rec.ImageID,
+		Image: c.imageSpec(), ImageRef: c.rec.ImageRef, ImageId: c.rec.ImageID,
 		Labels: c.config.Labels, Annotations: c.config.Annotations, Mounts: c.config.Mounts, LogPath: c.logPath,
 		StopSignal: criSignal(c.rec.StopSignal),
 		User:       &cri.ContainerUser{Linux: &cri.LinuxContainerUser{Uid: int64(c.rec.UID), Gid: int64(c.rec.GID)}},
@@ -90,6 +90,15 @@ func (c *container) status() *cri.ContainerStatus {
 		out.User.Linux.SupplementalGroups = append(out.User.Linux.SupplementalGroups, int64(gid))
 	}
 	out.Resources = &cri.ContainerResources{Linux: c.resources()}
+	return out
+}
+
+// imageSpec is the image as asked for, under its tag. c.mu is held.
+func (c *container) imageSpec() *cri.ImageSpec {
+	out := proto.CloneOf(c.config.Image)
+	if c.rec.ImageName != "" {
+		out.Image = c.rec.ImageName
+	}
 	return out
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -85,9 +86,23 @@ func (s *Service) newRecord(id string, sb *sandbox, config *cri.ContainerConfig,
 	if len(img.RepoDigests) > 0 {
 		rec.ImageRef = img.RepoDigests[0]
 	}
+	rec.ImageName = imageName(config.Image, img)
 	mode := config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid()
 	rec.SharedPID = mode != cri.NamespaceMode_CONTAINER
 	return rec, nil
+}
+
+// imageName is what people call the image: as the pod spelt it if that is one of its tags, else a tag.
+func imageName(asked *cri.ImageSpec, img image.Image) string {
+	if len(img.RepoTags) == 0 {
+		return asked.Image
+	}
+	for _, spelling := range []string{asked.UserSpecifiedImage, asked.Image} {
+		if full, err := image.Normalize(spelling); err == nil && slices.Contains(img.RepoTags, full) {
+			return full
+		}
+	}
+	return img.RepoTags[0]
 }
 
 // prepareRoot makes the writable layer, mounts it and looks up the user in it.

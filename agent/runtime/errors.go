@@ -68,6 +68,17 @@ func (s *Service) guard(ctx context.Context, req any, info *grpc.UnaryServerInfo
 	return reply, toStatus(err)
 }
 
+// guardStream is guard for calls that answer with a stream.
+func (s *Service) guardStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("panic in a CRI stream", "method", info.FullMethod, "panic", p, "stack", string(debug.Stack()))
+			err = status.Errorf(codes.Internal, "%s: internal error: %v", info.FullMethod, p)
+		}
+	}()
+	return toStatus(handler(srv, stream))
+}
+
 // ListenUnix listens on a socket that root alone may use, replacing one that a dead process left.
 func ListenUnix(path string) (net.Listener, error) {
 	if conn, err := net.Dial("unix", path); err == nil {

@@ -48,6 +48,7 @@ type containerRecord struct {
 	Config     []byte    `json:"config,omitempty"` // cri.ContainerConfig
 	ImageID    string    `json:"imageID"`
 	ImageRef   string    `json:"imageRef"`
+	ImageName  string    `json:"imageName"` // the tag, where there is one
 	State      state     `json:"state"`
 	Pid        int       `json:"pid,omitempty"`
 	StartTime  uint64    `json:"startTime,omitempty"`

@@ -124,7 +124,7 @@ func (s *Service) Run(ctx context.Context, images cri.ImageServiceServer) error 
 	server := grpc.NewServer(
 		grpc.MaxRecvMsgSize(32<<20), grpc.MaxSendMsgSize(64<<20),
 		grpc.ReadBufferSize(8<<10), grpc.WriteBufferSize(8<<10), grpc.SharedWriteBuffer(true),
-		grpc.ChainUnaryInterceptor(s.guard),
+		grpc.ChainUnaryInterceptor(s.guard), grpc.ChainStreamInterceptor(s.guardStream),
 	)
 	cri.RegisterRuntimeServiceServer(server, s)
 	cri.RegisterImageServiceServer(server, images)

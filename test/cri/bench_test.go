@@ -5,6 +5,7 @@ import (
 	"os"
 	"sort"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -85,4 +86,51 @@ func rss(b *testing.B, program string) int {
 		_, _ = fmt.Sscanf(line, "VmRSS: %d kB", &kib)
 	}
 	return kib
+}
+
+// BenchmarkBurst starts 60 pods at once, each with its own network.
+func BenchmarkBurst(b *testing.B) {
+	const pods = 60
+	for b.Loop() {
+		var wait sync.WaitGroup
+		ids := make([]string, pods)
+		for i := range pods {
+			wait.Go(func() {
+				config := podConfig(b, onPodNetwork)
+				ctx := testContext(b)
+				sb, err := shared.rt.RunPodSandbox(ctx, &api.RunPodSandboxRequest{Config: config})
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				ids[i] = sb.PodSandboxId
+				c := containerConfig("sleep", "1000")
+				c.Linux.SecurityContext.Seccomp = &api.SecurityProfile{}
+				created, err := shared.rt.CreateContainer(ctx, &api.CreateContainerRequest{PodSandboxId: sb.PodSandboxId, Config: c, SandboxConfig: config})
+				if err == nil {
+					_, err = shared.rt.StartContainer(ctx, &api.StartContainerRequest{ContainerId: created.ContainerId})
+				}
+				if err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		wait.Wait()
+		b.StopTimer()
+		b.ReportMetric(float64(rss(b, "mote-runtime"))/1024, "runtime-MB")
+		begin := time.Now()
+		for _, id := range ids {
+			wait.Go(func() {
+				if _, err := shared.rt.StopPodSandbox(testContext(b), &api.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
+					b.Error(err)
+				}
+				if _, err := shared.rt.RemovePodSandbox(testContext(b), &api.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		wait.Wait()
+		b.ReportMetric(float64(time.Since(begin).Milliseconds()), "removal-ms")
+		b.StartTimer()
+	}
 }

@@ -51,7 +51,7 @@ func Run(cfg Config) error {
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
 	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
 
-	ended := make(chan int, 16)
+	ended := make(chan end, 16)
 	var reaping bool
 	delay := restartDelay
 	for {
@@ -65,12 +65,13 @@ func Run(cfg Config) error {
 			go reap(keep, ended)
 			reaping = true
 		}
-		if stopped := await(pid, ended, stop); stopped {
+		status, stopped := await(pid, ended, stop)
+		if stopped {
 			_ = os.Remove(cfg.Socket)
 			return nil
 		}
-		if time.Since(started) > stableAfter {
-			delay = restartDelay
+		if time.Since(started) > stableAfter || status.Signaled() {
+			delay = restartDelay // it was killed; that it fails by itself is what the growing delay is for
 		}
 		fmt.Fprintf(os.Stderr, "mote-hold: the runtime (pid %d) ended; starting it again in %v\n", pid, delay)
 		select {
@@ -83,22 +84,28 @@ func Run(cfg Config) error {
 }
 
 // await blocks until the runtime ends; true means that we were asked to stop and it did.
-func await(pid int, ended <-chan int, stop <-chan os.Signal) bool {
+func await(pid int, ended <-chan end, stop <-chan os.Signal) (unix.WaitStatus, bool) {
 	stopping := false
 	for {
 		select {
 		case gone := <-ended:
-			if gone == pid {
-				return stopping
+			if gone.pid == pid {
+				return gone.status, stopping
 			}
 		case s := <-stop:
 			if stopping {
-				return true
+				return 0, true
 			}
 			stopping = true
 			_ = unix.Kill(pid, s.(syscall.Signal))
 		}
 	}
+}
+
+// end is a child's end.
+type end struct {
+	pid    int
+	status unix.WaitStatus
 }
 
 func spawn(args []string) (int, error) {
@@ -111,7 +118,7 @@ func spawn(args []string) (int, error) {
 
 // reap collects every dead child. A zombie's start time is read before it is reaped, so that its pid can't be taken
 // for that of a later process.
-func reap(keep *keeper, ended chan<- int) {
+func reap(keep *keeper, ended chan<- end) {
 	for {
 		var info unix.Siginfo
 		err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil)
@@ -130,7 +137,7 @@ func reap(keep *keeper, ended chan<- int) {
 		}
 		keep.recordExit(process{pid, start}, status)
 		select {
-		case ended <- pid:
+		case ended <- end{pid, status}:
 		default:
 		}
 	}
