@@ -189,15 +189,12 @@ func (w *worker) end(grace time.Duration) {
 	if w.ending && grace >= w.grace {
 		return
 	}
-	first := !w.ending
 	w.ending, w.grace = true, grace
 	if w.cancelStart != nil {
 		w.cancelStart()
 	}
-	if !first {
-		for _, k := range w.killing {
-			k.shorten(w.deadline(k.begun))
-		}
+	for _, k := range w.killing { // one that a probe had condemned, too
+		k.shorten(w.deadline(w.m.now()))
 	}
 }
 

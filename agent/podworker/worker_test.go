@@ -4,8 +4,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/mote-edge/mote/agent/cri/fakecri"
 )
@@ -69,5 +71,27 @@ func TestCrashLoop(t *testing.T) {
 		return strings.Contains(e, "Warning BackOff: Back-off restarting failed container main")
 	}) {
 		t.Error("no BackOff event in ", n.events)
+	}
+}
+
+// Regression: a container that its liveness probe had condemned kept the pod's long grace period after the pod was
+// deleted with a short one.
+func TestDeletionShortensAKill(t *testing.T) {
+	rt := fakecri.New("img:1")
+	rt.OnStart = func(*runtimeapi.ContainerConfig) fakecri.Script { return fakecri.Script{Deaf: true} }
+	rt.OnExec = func(string, []string) (string, int32, error) { return "sick", 1, nil }
+	n := newNode(t, rt)
+	pod := testPod("a", func(p *corev1.Pod) {
+		p.Spec.Containers[0].LivenessProbe = &corev1.Probe{
+			ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"check"}}}, PeriodSeconds: 1, FailureThreshold: 1,
+		}
+	})
+	n.m.Set(Desired{Pod: pod})
+	n.until("the probe's kill", func() bool { return slices.Contains(rt.Calls(), "StopContainer main") })
+	begin := time.Now()
+	n.m.Set(Desired{Pod: deleted(pod, 1)})
+	n.until("deletion", func() bool { n.mu.Lock(); defer n.mu.Unlock(); return n.removed[pod.UID] })
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it took %v, the grace period is a second", took)
 	}
 }

@@ -175,6 +175,9 @@ func container(in Input, old *corev1.ContainerStatus, c *corev1.Container, k kin
 		}
 		if old != nil {
 			st.RestartCount, st.LastTerminationState = old.RestartCount, old.LastTerminationState
+			if note.Waiting == nil && old.State.Waiting != nil { // what was in its way is, until it has started
+				waiting = old.State.Waiting
+			}
 		}
 		st.State.Waiting = waiting
 		return st
