@@ -10,19 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ensureMemoryDir makes a directory that never reaches a disk: as it is, if it stands in a tmpfs, else with one of its own.
+// ensureMemoryDir mounts a tmpfs on a directory, unless one is there. It isn't left to a tmpfs further up: /run is often
+// mounted noexec, and pods may run scripts from their projected volumes.
 func ensureMemoryDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("directory of secret volumes: %w", err)
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return fmt.Errorf("directory of secret volumes %s: %w", dir, err)
+	is, err := isMount(dir)
+	if err != nil || is {
+		return err
 	}
-	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC {
-		return nil
-	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0750"); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID, "mode=0750"); err != nil {
 		return fmt.Errorf("mount tmpfs on %s for secret volumes: %w", dir, err)
 	}
 	return nil
