@@ -25,6 +25,7 @@ import (
 	"github.com/mote-edge/mote/agent/status"
 	"github.com/mote-edge/mote/agent/volume"
 	"github.com/mote-edge/mote/internal/kubeclient"
+	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/internal/version"
 )
 
@@ -217,7 +218,7 @@ func (a *Agent) node(p *parts) error {
 
 func (a *Agent) volumes(p *parts) error {
 	cfg := volume.Config{
-		PodsDir: filepath.Join(a.cfg.Dirs.Agent(), "pods"), MemoryDir: filepath.Join(a.cfg.Dirs.Run, "volumes"), Objects: noAPI{}, Node: p.node,
+		PodsDir: filepath.Join(a.cfg.Dirs.Agent(), "pods"), MemoryDir: memoryDir(a.cfg.Dirs), Objects: noAPI{}, Node: p.node,
 		Retry: func(uid types.UID) { p.pods.Retry(uid) }, Log: a.cfg.Log,
 	}
 	if p.api != nil {
@@ -257,3 +258,6 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 	p.source = source.New(a.cfg.NodeName, api, p.pods, p.disk, a.cfg.Log)
 	return nil
 }
+
+// memoryDir is where volumes stand whose content must not reach a disk.
+func memoryDir(dirs layout.Dirs) string { return filepath.Join(dirs.Run, "volumes") }

@@ -56,7 +56,8 @@ func (c CNIConfig) write(podCIDR string, mtu int) (bool, error) {
 	return true, nil
 }
 
-func (c CNIConfig) remove() error {
+// Remove takes the configuration file away. Not found is success.
+func (c CNIConfig) Remove() error {
 	if c.Dir == "" {
 		return nil
 	}

@@ -253,5 +253,5 @@ func (n *Node) keepLease(ctx context.Context) {
 
 // Cleanup removes the routes and the CNI configuration.
 func (n *Node) Cleanup() error {
-	return errors.Join(CleanupRoutes(), n.cfg.CNI.remove())
+	return errors.Join(CleanupRoutes(), n.cfg.CNI.Remove())
 }

@@ -243,3 +243,9 @@ func (v *Volumes) entry(uid types.UID) *podVolumes {
 func (v *Volumes) dir(pod *corev1.Pod, plugin, name string) string {
 	return filepath.Join(v.cfg.PodsDir, string(pod.UID), "volumes", "kubernetes.io~"+plugin, name)
 }
+
+// Cleanup takes away what any run left of its volumes, without anything running: the uninstaller's way.
+func Cleanup(podsDir, memoryDir string) error {
+	v := &Volumes{cfg: Config{PodsDir: podsDir, MemoryDir: memoryDir}, objects: objects.New(nil, nil), tokens: &tokens{}, pods: map[types.UID]*podVolumes{}}
+	return v.Cleanup()
+}

@@ -1,0 +1,47 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/mote-edge/mote/agent/cgroup"
+	"github.com/mote-edge/mote/agent/node"
+	"github.com/mote-edge/mote/agent/volume"
+)
+
+// Cleanup takes away what a node edits outside its own directories: volume mounts, cgroups (and what still runs in
+// them), routes and log files; and its CNI configuration. The node must have been stopped, and its runtime cleaned up.
+func Cleanup(cfg Config) error {
+	cfg.setDefaults()
+	errs := []error{
+		volume.Cleanup(filepath.Join(cfg.Dirs.Agent(), "pods"), memoryDir(cfg.Dirs)),
+		node.CleanupRoutes(),
+		node.CNIConfig{Dir: cfg.Dirs.CNIConfig()}.Remove(),
+		cleanLogs(cfg.PodLogDir),
+	}
+	tree, err := cgroup.New(cgroup.Config{Root: cfg.CgroupRoot})
+	if err == nil {
+		err = tree.Cleanup()
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// cleanLogs removes the pods' logs and the links to them.
+func cleanLogs(dir string) error {
+	links, err := filepath.Glob(filepath.Join(filepath.Dir(dir), "containers", "*.log"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && filepath.Dir(filepath.Dir(filepath.Dir(to))) == filepath.Clean(dir) {
+			errs = append(errs, os.Remove(link))
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		errs = append(errs, fmt.Errorf("pod logs: %w", err))
+	}
+	return errors.Join(errs...)
+}
