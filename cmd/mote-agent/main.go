@@ -15,12 +15,14 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
 	"github.com/mote-edge/mote/agent/pki"
 	"github.com/mote-edge/mote/cmd/internal/nodeproc"
+	"github.com/mote-edge/mote/internal/footprint"
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/internal/version"
 )
@@ -98,6 +100,7 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
+	go footprint.Run(ctx, 5*time.Second, 30*time.Second) // once the node is up, and once its first pods are
 	return nodeproc.Run(ctx, "agent", c)
 }
 
