@@ -106,6 +106,9 @@ func New(cfg Config) (*Service, error) {
 
 // Run serves CRI until the context ends. Containers go on.
 func (s *Service) Run(ctx context.Context, images cri.ImageServiceServer) error {
+	if err := favorDynamicCgroups(); err != nil {
+		s.log.Info("cgroup2 has no favordynmods here; starts take some milliseconds longer", "err", err)
+	}
 	failed := make(chan error, 4)
 	go func() { failed <- s.poll.Run() }()
 	if err := s.connectHolder(); err != nil {

@@ -127,6 +127,10 @@ func (n *node) build() error {
 // start runs mote-hold, which runs mote-runtime, in a network and a mount namespace of their own.
 func (n *node) start() error {
 	script := `mount --make-rshared / && ip link set lo up && exec "$0" "$@"`
+	if os.Getenv("MOTE_CGROUP2") != "" {
+		// On a hybrid machine: the v2 code paths, without the controllers that v1 has taken.
+		script = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && " + script
+	}
 	run := filepath.Join(n.dir, "run")
 	for _, dir := range []string{run, filepath.Join(n.dir, "data", "cni", "net.d"), filepath.Join(n.dir, "config")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
