@@ -36,6 +36,7 @@ var lean = sync.OnceFunc(func() {
 		string(features.ListFromCacheSnapshot):               false, // keeps old versions of every list
 		string(features.SizeBasedListCostEstimate):           false, // for priority and fairness
 		string(features.EtcdRangeStream):                     false, // the direct client has no streams for reads
+		string(features.ConcurrentWatchObjectDecode):         false, // two goroutines a watch, for slow conversion webhooks
 		string(features.UnknownVersionInteroperabilityProxy): false,
 	}))
 	// Our own clients needn't be warned of what our own code sends.

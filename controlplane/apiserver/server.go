@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime"
 	apisrv "k8s.io/apiserver/pkg/server"
+	genericstorage "k8s.io/apiserver/pkg/storage"
+	etcdfeature "k8s.io/apiserver/pkg/storage/feature"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
@@ -71,6 +73,7 @@ func New(cfg Config) (_ *Server, err error) {
 	if s.issuer, err = satoken.NewIssuer(cfg.Issuer, cfg.PKI.ServiceAccountKey); err != nil {
 		return nil, err
 	}
+	etcdfeature.DefaultFeatureSupportChecker.CheckClient(context.Background(), cfg.Etcd.Versions(), genericstorage.RequestWatchProgress)
 	s.backend = storage.NewBackend(cfg.Etcd.Client(), cfg.Etcd.CompactInterval(), nil)
 	return s, s.assemble()
 }

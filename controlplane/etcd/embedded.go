@@ -9,10 +9,13 @@ import (
 	"path/filepath"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"go.etcd.io/etcd/server/v3/proxy/grpcproxy/adapter"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -55,6 +58,8 @@ func (s *Store) startEmbedded(ctx context.Context) (err error) {
 		return errors.Join(err, s.Close())
 	}
 	c := &kubernetes.Client{Client: v3client.New(e.Server)}
+	// The same watcher as v3client's, but with the callers' contexts: its own ones cost a goroutine for each watch.
+	c.Watcher = clientv3.NewWatchFromWatchClient(adapter.WatchServerToWatchClient(v3rpc.NewWatchServer(e.Server)), c.Client)
 	c.Kubernetes = c
 	s.client = c
 	return nil

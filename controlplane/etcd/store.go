@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/version"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
@@ -69,6 +70,30 @@ func (s *Store) dial(ctx context.Context) error {
 
 // Client is the shared client. It must not be closed by its users.
 func (s *Store) Client() *kubernetes.Client { return s.client }
+
+// Versions answers the API server's question which version each endpoint runs. (The direct client has no endpoints, and
+// the library would take it for an etcd too old to tell a watch how far it is, without which lists aren't served from
+// watch caches.)
+func (s *Store) Versions() Versions { return Versions{s} }
+
+// Versions is what k8s.io/apiserver's feature check asks for.
+type Versions struct{ store *Store }
+
+// Endpoints names the servers.
+func (v Versions) Endpoints() []string {
+	if v.store.embedded != nil {
+		return []string{"embedded " + v.store.cfg.Dir}
+	}
+	return v.store.client.Endpoints()
+}
+
+// Status tells a server's version.
+func (v Versions) Status(ctx context.Context, endpoint string) (*clientv3.StatusResponse, error) {
+	if v.store.embedded != nil {
+		return &clientv3.StatusResponse{Version: version.Version}, nil
+	}
+	return v.store.client.Status(ctx, endpoint)
+}
 
 // CompactInterval is the age at which history is dropped.
 func (s *Store) CompactInterval() time.Duration { return s.cfg.CompactInterval }
