@@ -124,7 +124,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 		c.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: c.cfg.Client.CoreV1().Events("")})
 		defer c.broadcaster.Shutdown()
 	}
-	c.cfg.Informers.Start(ctx.Done())
+	c.cfg.Informers.StartWithContext(ctx)
 	group, ctx := errgroup.WithContext(ctx)
 	for _, e := range c.entries {
 		group.Go(func() error {

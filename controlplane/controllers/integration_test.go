@@ -30,7 +30,12 @@ import (
 // server is one real API server with every controller and the scheduler at work, for all tests of this package.
 var server *apiservertest.Server
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if os.Getenv("MEM") != "" {
+		os.Exit(m.Run())
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "mote-controllers-*")

@@ -16,7 +16,7 @@ import (
 // back must patch it, or read it afresh: an update of a cached copy would drop what was trimmed, except managedFields,
 // which the API server keeps when an update leaves them out.
 func NewFactory(client kubernetes.Interface) informers.SharedInformerFactory {
-	return informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(Trim))
+	return factory{informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(Trim))}
 }
 
 // Trim drops managedFields, and what heartbeats repeat, from an object before it is cached.

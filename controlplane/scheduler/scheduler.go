@@ -87,7 +87,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		s.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.cfg.Client.CoreV1().Events("")})
 		defer s.broadcaster.Shutdown()
 	}
-	s.cfg.Informers.Start(ctx.Done())
+	s.cfg.Informers.StartWithContext(ctx)
 	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
 		return nil // ctx is done
 	}
