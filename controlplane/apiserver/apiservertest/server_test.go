@@ -36,6 +36,7 @@ import (
 var shared *Server
 
 func TestMain(m *testing.M) {
+	child()
 	dir, err := os.MkdirTemp("", "apiservertest-")
 	if err == nil {
 		shared, err = Run(context.Background(), Options{Dir: dir})
