@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net/http"
+	"path/filepath"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver"
@@ -134,13 +135,19 @@ func (s *Server) aggregate(config genericapiserver.Config, next *genericapiserve
 	config.RESTOptionsGetter = s.backend.BuiltIn(aggregatorscheme.Scheme, aggregatorscheme.Codecs, runtime.ContentTypeJSON, apiregistrationv1.SchemeGroupVersion)
 	config.MergedResourceConfig = aggregator.DefaultAPIResourceConfigSource()
 	config.SkipOpenAPIInstallation = true
+	cert, key := filepath.Join(s.cfg.PKI.Dir, "front-proxy-client.crt"), filepath.Join(s.cfg.PKI.Dir, "front-proxy-client.key")
+	if err := s.frontProxy.Export(cert, key); err != nil {
+		return nil, err
+	}
 	namer := openapinamer.NewDefinitionNamer(aggregatorscheme.Scheme)
 	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(aggregatoropenapi.GetOpenAPIDefinitions, namer)
 	c := aggregator.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: config, SharedInformerFactory: s.informers},
 		ExtraConfig: aggregator.ExtraConfig{
-			ServiceResolver: resolver,
-			ProxyTransport:  transport,
+			ServiceResolver:     resolver,
+			ProxyTransport:      transport,
+			ProxyClientCertFile: cert,
+			ProxyClientKeyFile:  key,
 		},
 	}
 	a, err := c.Complete().NewWithDelegate(next)

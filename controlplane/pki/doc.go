@@ -6,5 +6,6 @@
 // so that no client of the cluster can claim another user's name by request headers.
 //
 // Reads:  <dir>/ca.{crt,key}, front-proxy-ca.{crt,key}, service-account.key.
-// Writes: the same files when they are missing, and the kubeconfig files that callers name; all with mode 0600.
+// Writes: the same files when they are missing, the files of exported leaves, and the kubeconfig files that callers name;
+// all with mode 0600.
 package pki

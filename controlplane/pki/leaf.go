@@ -74,6 +74,36 @@ func (l *Leaf) NotifyOnChange(x Listener) {
 	l.listeners = append(l.listeners, x)
 }
 
+// Export writes the certificate and its key to files, now and at each renewal, for libraries that read files alone.
+func (l *Leaf) Export(certPath, keyPath string) error {
+	e := &export{l, certPath, keyPath}
+	if err := e.write(); err != nil {
+		return err
+	}
+	l.NotifyOnChange(e)
+	return nil
+}
+
+type export struct {
+	leaf              *Leaf
+	certPath, keyPath string
+}
+
+func (e *export) write() error {
+	certPEM, keyPEM := e.leaf.CurrentCertKeyContent()
+	if err := WriteFile(e.keyPath, keyPEM); err != nil {
+		return err
+	}
+	return WriteFile(e.certPath, certPEM)
+}
+
+// Enqueue implements Listener.
+func (e *export) Enqueue() {
+	if err := e.write(); err != nil {
+		slog.Error("renewed certificate not written", "certificate", e.leaf.name, "err", err)
+	}
+}
+
 func (l *Leaf) notAfter() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -18,6 +18,7 @@ import (
 
 // Store holds what lies on disk.
 type Store struct {
+	Dir        string
 	CA         *Authority // signs clients, the API server, kubelets
 	FrontProxy *Authority // signs the aggregator's client certificate, nothing else
 	// ServiceAccountKey signs service-account tokens; its public half verifies them and is published as JWKS.
@@ -32,7 +33,7 @@ func Open(dir string) (*Store, error) {
 		return nil, fmt.Errorf("make the certificate directory: %w", err)
 	}
 	now := time.Now()
-	s := &Store{}
+	s := &Store{Dir: dir}
 	var g errgroup.Group
 	g.Go(func() (err error) {
 		s.CA, err = openAuthority(dir, "ca", "mote-ca", now)
