@@ -164,7 +164,7 @@ func mergeResources(old, update *cri.LinuxContainerResources) *cri.LinuxContaine
 
 func (s *Service) setResources(cgroup string, r *cri.LinuxContainerResources) error {
 	limits := spec.Resources(r, s.host)
-	if r.MemoryLimitInBytes < 0 { // "no limit" is a limit of -1
+	if r.MemoryLimitInBytes < 0 && s.host.Controllers["memory"] { // "no limit" is a limit of -1
 		limits.Memory = &specs.LinuxMemory{Limit: new(int64(-1))}
 	}
 	converted, err := specconv.CreateCgroupConfig(&specconv.CreateOpts{

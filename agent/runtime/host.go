@@ -20,6 +20,7 @@ func findHost() spec.Host {
 		ReadFile:      os.ReadFile,
 	}
 	host.Hostname, _ = os.Hostname()
+	host.Controllers = controllers(host.CgroupV2)
 	host.Capabilities = spec.CapabilitiesOf(statusMask("CapBnd"))
 	host.MinOOMScoreAdj = -1000
 	const sysResource = 24
@@ -39,6 +40,24 @@ func findHost() spec.Host {
 		host.Swap = err == nil
 	}
 	return host
+}
+
+// controllers lists the cgroup controllers that are there: v1's mounts, or what v2's root offers.
+func controllers(v2 bool) map[string]bool {
+	out := map[string]bool{}
+	if v2 {
+		raw, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+		for _, name := range strings.Fields(string(raw)) {
+			out[name] = true
+		}
+		return out
+	}
+	for _, name := range []string{"cpu", "cpuset", "memory", "pids", "hugetlb", "blkio"} {
+		if _, err := os.Stat(filepath.Join("/sys/fs/cgroup", name, "cgroup.procs")); err == nil {
+			out[name] = true
+		}
+	}
+	return out
 }
 
 func statusMask(field string) uint64 {

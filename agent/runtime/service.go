@@ -109,6 +109,11 @@ func (s *Service) Run(ctx context.Context, images cri.ImageServiceServer) error 
 	if err := favorDynamicCgroups(); err != nil {
 		s.log.Info("cgroup2 has no favordynmods here; starts take some milliseconds longer", "err", err)
 	}
+	for _, name := range []string{"cpu", "cpuset", "memory"} {
+		if !s.host.Controllers[name] {
+			s.log.Warn("the kernel offers no such cgroup controller: limits of its kind have no effect", "controller", name)
+		}
+	}
 	failed := make(chan error, 4)
 	go func() { failed <- s.poll.Run() }()
 	if err := s.connectHolder(); err != nil {

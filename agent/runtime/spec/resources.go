@@ -18,18 +18,22 @@ func Resources(r *cri.LinuxContainerResources, host Host) *specs.LinuxResources 
 	if r == nil {
 		return out
 	}
-	cpu := &specs.LinuxCPU{Cpus: r.CpusetCpus, Mems: r.CpusetMems}
-	if r.CpuShares > 0 {
+	cpu := &specs.LinuxCPU{}
+	if host.Controllers["cpuset"] {
+		cpu.Cpus, cpu.Mems = r.CpusetCpus, r.CpusetMems
+	}
+	hasCPU := host.Controllers["cpu"]
+	if hasCPU && r.CpuShares > 0 {
 		cpu.Shares = new(uint64(r.CpuShares))
 	}
-	if r.CpuPeriod > 0 {
+	if hasCPU && r.CpuPeriod > 0 {
 		cpu.Period = new(uint64(r.CpuPeriod))
 	}
-	if r.CpuQuota != 0 {
+	if hasCPU && r.CpuQuota != 0 {
 		cpu.Quota = new(r.CpuQuota)
 	}
 	out.CPU = cpu
-	if r.MemoryLimitInBytes > 0 {
+	if host.Controllers["memory"] && r.MemoryLimitInBytes > 0 {
 		out.Memory = &specs.LinuxMemory{Limit: new(r.MemoryLimitInBytes)}
 		switch {
 		case !host.Swap:
@@ -41,7 +45,7 @@ func Resources(r *cri.LinuxContainerResources, host Host) *specs.LinuxResources 
 	}
 	for _, h := range r.HugepageLimits {
 		for _, size := range host.HugePageSizes {
-			if size == h.PageSize {
+			if host.Controllers["hugetlb"] && size == h.PageSize {
 				out.HugepageLimits = append(out.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: h.PageSize, Limit: h.Limit})
 			}
 		}
