@@ -100,7 +100,7 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
-	go footprint.Run(ctx, 5*time.Second, 30*time.Second) // once the node is up, and once its first pods are
+	go footprint.Settle(ctx, 5*time.Second)
 	return nodeproc.Run(ctx, "agent", c)
 }
 
