@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/mote-edge/mote/controlplane/controllers/admissionpolicy"
 	"github.com/mote-edge/mote/controlplane/controllers/bootstraptoken"
 	"github.com/mote-edge/mote/controlplane/controllers/certificates"
 	"github.com/mote-edge/mote/controlplane/controllers/clusterrole"
@@ -96,6 +97,9 @@ func cluster(cfg Config) ([]entry, error) {
 		}},
 		{"bootstraptoken", func() (controller, error) {
 			return bootstraptoken.New(bootstraptoken.Config{Client: cfg.Client})
+		}},
+		{"admissionpolicy", func() (controller, error) {
+			return admissionpolicy.New(admissionpolicy.Config{Client: cfg.Client, Discovery: cfg.Discovery, Informers: cfg.Informers})
 		}},
 		{"clusterrole", func() (controller, error) {
 			return clusterrole.New(clusterrole.Config{Client: cfg.Client, Informers: cfg.Informers})

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -617,4 +618,35 @@ func TestVolumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "claim gone, volume released", volumePhase("v2-"+ns, corev1.VolumeReleased))
+}
+
+func TestAdmissionPolicyIsTypeChecked(t *testing.T) {
+	t.Parallel()
+	api := server.Client.AdmissionregistrationV1().ValidatingAdmissionPolicies()
+	_, err := api.Create(t.Context(), &admissionregistrationv1.ValidatingAdmissionPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: "typed"},
+		Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: &admissionregistrationv1.MatchResources{ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{
+				RuleWithOperations: admissionregistrationv1.RuleWithOperations{
+					Operations: []admissionregistrationv1.OperationType{"CREATE"},
+					Rule:       admissionregistrationv1.Rule{APIGroups: []string{"apps"}, APIVersions: []string{"v1"}, Resources: []string{"deployments"}},
+				},
+			}}},
+			Validations: []admissionregistrationv1.Validation{{Expression: "object.spec.replicas > '1'"}, {Expression: "object.spec.replicas > 1"}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = api.Delete(context.Background(), "typed", metav1.DeleteOptions{}) })
+	eventually(t, "one warning", func() error {
+		p, err := api.Get(t.Context(), "typed", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if tc := p.Status.TypeChecking; tc == nil || len(tc.ExpressionWarnings) != 1 || tc.ExpressionWarnings[0].FieldRef != "spec.validations[0].expression" {
+			return fmt.Errorf("status: %+v", p.Status)
+		}
+		return nil
+	})
 }
