@@ -14,12 +14,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 
@@ -646,6 +651,115 @@ func TestAdmissionPolicyIsTypeChecked(t *testing.T) {
 		}
 		if tc := p.Status.TypeChecking; tc == nil || len(tc.ExpressionWarnings) != 1 || tc.ExpressionWarnings[0].FieldRef != "spec.validations[0].expression" {
 			return fmt.Errorf("status: %+v", p.Status)
+		}
+		return nil
+	})
+}
+
+// The three own each other: the deletion of one in the foreground must not wait for ever.
+func TestACircleOfOwners(t *testing.T) {
+	t.Parallel()
+	ns, client := namespace(t)
+	api := client.CoreV1().ConfigMaps(ns)
+	uids := map[string]types.UID{}
+	for _, name := range []string{"a", "b", "c"} {
+		m, err := api.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		uids[name] = m.UID
+	}
+	for of, owner := range map[string]string{"a": "c", "b": "a", "c": "b"} {
+		patch := fmt.Sprintf(`{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"ConfigMap","name":%q,"uid":%q,"controller":true,"blockOwnerDeletion":true}]}}`, owner, uids[owner])
+		if _, err := api.Patch(t.Context(), of, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	foreground := metav1.DeletePropagationForeground
+	if err := api.Delete(t.Context(), "a", metav1.DeleteOptions{PropagationPolicy: &foreground}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all gone", func() error {
+		for name := range uids {
+			if m, err := api.Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("%s: %v %w", name, m.ObjectMeta, err)
+			}
+		}
+		return nil
+	})
+}
+
+func TestCustomResourcesAreCollected(t *testing.T) {
+	t.Parallel()
+	ns, client := namespace(t)
+	ext, err := apiextensions.NewForConfig(server.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dyn, err := dynamic.NewForConfig(server.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	yes := true
+	_, err = ext.ApiextensionsV1().CustomResourceDefinitions().Create(t.Context(), &apiextensionsv1.CustomResourceDefinition{
+		ObjectMeta: metav1.ObjectMeta{Name: "toys.gc.example.com"},
+		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+			Group: "gc.example.com", Scope: apiextensionsv1.NamespaceScoped,
+			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: "toys", Singular: "toy", Kind: "Toy", ListKind: "ToyList"},
+			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
+				Name: "v1", Served: true, Storage: true,
+				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &yes}},
+			}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = ext.ApiextensionsV1().CustomResourceDefinitions().Delete(context.Background(), "toys.gc.example.com", metav1.DeleteOptions{})
+	})
+	owner, err := client.CoreV1().ConfigMaps(ns).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "owner"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	toys := dyn.Resource(schema.GroupVersionResource{Group: "gc.example.com", Version: "v1", Resource: "toys"}).Namespace(ns)
+	toy := func(name string, owners ...any) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "gc.example.com/v1", "kind": "Toy", "metadata": map[string]any{"name": name, "ownerReferences": owners},
+		}}
+	}
+	eventually(t, "a toy with an owner", func() error {
+		_, err := toys.Create(t.Context(), toy("t", map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": string(owner.UID)}), metav1.CreateOptions{})
+		return err
+	})
+	parent, err := toys.Create(t.Context(), toy("parent"), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = client.CoreV1().ConfigMaps(ns).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "child", OwnerReferences: []metav1.OwnerReference{
+		{APIVersion: "gc.example.com/v1", Kind: "Toy", Name: "parent", UID: parent.GetUID()},
+	}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.CoreV1().ConfigMaps(ns).Delete(t.Context(), "owner", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the toy goes with its owner", func() error {
+		if _, err := toys.Get(t.Context(), "t", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("still there: %w", err)
+		}
+		return nil
+	})
+	if _, err := client.CoreV1().ConfigMaps(ns).Get(t.Context(), "child", metav1.GetOptions{}); err != nil {
+		t.Fatalf("the child of a toy that exists: %v", err)
+	}
+	if err := toys.Delete(t.Context(), "parent", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the child goes with its toy", func() error {
+		if _, err := client.CoreV1().ConfigMaps(ns).Get(t.Context(), "child", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("still there: %w", err)
 		}
 		return nil
 	})
