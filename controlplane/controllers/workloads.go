@@ -12,10 +12,9 @@ import (
 	"github.com/mote-edge/mote/controlplane/controllers/job"
 	"github.com/mote-edge/mote/controlplane/controllers/replicaset"
 	"github.com/mote-edge/mote/controlplane/controllers/statefulset"
-	"github.com/mote-edge/mote/controlplane/controllers/volumeprotection"
 )
 
-// workloads lists the controllers of workloads, Services and volumes.
+// workloads lists the controllers of workloads and Services.
 func workloads(cfg Config) ([]entry, error) {
 	var out []entry
 	var failed error
@@ -64,10 +63,6 @@ func workloads(cfg Config) ([]entry, error) {
 	{
 		c, err := statefulset.New(cfg.Client, cfg.Informers, cfg.Recorder("statefulset-controller"))
 		add("statefulset", c, err)
-	}
-	{
-		c, err := volumeprotection.New(cfg.Client, cfg.Informers)
-		add("volumeprotection", c, err)
 	}
 	if failed != nil {
 		return nil, failed
