@@ -94,6 +94,9 @@ func Watch(inf cache.SharedIndexInformer, h Handlers) error {
 			if o == nil || m == nil || (m.GetResourceVersion() != "" && o.GetResourceVersion() == m.GetResourceVersion()) {
 				return // the same version comes again when the cache is listed anew
 			}
+			if o.GetUID() != m.GetUID() && h.wake(o) && h.Gone != nil {
+				h.Gone(o.GetUID())
+			}
 			h.changed(o, m)
 		},
 		DeleteFunc: func(obj any) {
@@ -184,7 +187,12 @@ func WatchSelf(inf cache.SharedIndexInformer, add func(types.NamespacedName), go
 	}
 	_, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    queue,
-		UpdateFunc: func(_, cur any) { queue(cur) },
+		UpdateFunc: func(old, cur any) {
+			if o, m := object(old), object(cur); o != nil && m != nil && o.GetUID() != m.GetUID() && gone != nil {
+				gone(o.GetUID()) // replaced by another of the same name, while the watch was broken
+			}
+			queue(cur)
+		},
 		DeleteFunc: func(obj any) {
 			if m := object(obj); m != nil && gone != nil {
 				gone(m.GetUID())
