@@ -148,6 +148,11 @@ func (s *Service) restoreSandbox(ctx context.Context, sb *sandbox) {
 func (s *Service) restoreContainer(c *container) {
 	switch c.rec.State {
 	case stateExited:
+		// Its run directory is what afterExit removes last: if it is there, the clean-up was cut short.
+		if _, err := os.Stat(filepath.Join(s.cfg.RunDir, "ctr", c.rec.ID)); err == nil {
+			s.killCgroup(c.rec.Cgroup)
+			s.afterExit(c)
+		}
 		close(c.exited)
 		close(c.cleaned)
 		c.trim()
