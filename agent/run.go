@@ -208,6 +208,7 @@ func (a *Agent) node(p *parts) error {
 	if !a.cfg.NoCNIConfig {
 		cfg.CNI = node.CNIConfig{Dir: a.cfg.Dirs.CNIConfig(), StateDir: a.cfg.Dirs.CNIState(), ClusterCIDR: a.cfg.ClusterCIDR}
 	}
+	cfg.Pressure = a.evictor(p).Check
 	if p.api != nil {
 		cfg.API = &node.Server{Client: p.api.client, Name: a.cfg.NodeName}
 	}
