@@ -88,7 +88,10 @@ func logTail(path string) string {
 	if len(lines) == 0 {
 		return ""
 	}
-	out := strings.Join(lines, "\n") + "\n"
+	out := strings.Join(lines, "\n")
+	if !open { // a last line that the container didn't end has no end here either
+		out += "\n"
+	}
 	if len(out) > maxLogMessage {
 		out = out[len(out)-maxLogMessage:]
 	}

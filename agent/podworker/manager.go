@@ -78,6 +78,9 @@ type Desired struct {
 	Mirror *corev1.Pod
 }
 
+// settle is how long a changed spec is left alone before containers are restarted for it.
+const settle = time.Second
+
 // Manager holds the workers of a node's pods.
 type Manager struct {
 	ctx      context.Context
@@ -162,6 +165,9 @@ func (m *Manager) Set(d Desired) {
 	}
 	if known && old.ResourceVersion != d.Pod.ResourceVersion && (old.Generation != d.Pod.Generation || metadataChanged(old, d.Pod)) {
 		w.refreshVolumes()
+		if old.Generation != d.Pod.Generation {
+			w.settled = m.now().Add(settle)
+		}
 	}
 	w.kickLocked()
 }

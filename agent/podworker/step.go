@@ -33,7 +33,9 @@ type View struct {
 	Killing                           map[string]bool // container ID
 	// Not before these times: after a failed try.
 	PrepareAt, SandboxAt time.Time
-	Containers           map[string]ContainerView
+	// Settled is when a change of the spec counts: quick edits one after another are one restart.
+	Settled    time.Time
+	Containers map[string]ContainerView
 }
 
 // ContainerView is what the worker knows of one container beside the runtime's picture.
@@ -160,7 +162,10 @@ func (w *walk) killSick() {
 		switch {
 		case x.Sick != "" && x.SickID == cur.ID:
 			w.d.do(Action{Verb: Kill, Container: c.Name, ID: cur.ID, Message: x.Sick})
-		case cur.Hash != "" && cur.Hash != criconfig.Hash(c):
+		case cur.Hash == "" || cur.Hash == criconfig.Hash(c):
+		case w.Now.Before(w.Settled):
+			w.d.wake(w.Settled)
+		default:
 			w.d.do(Action{Verb: Kill, Container: c.Name, ID: cur.ID, Message: fmt.Sprintf("Container %s definition changed", c.Name)})
 		}
 	}

@@ -46,7 +46,7 @@ type worker struct {
 	removing                          bool
 	parent                            string // cgroup
 	sandboxConfig                     *runtimeapi.PodSandboxConfig
-	prepareAt, sandboxAt              time.Time
+	prepareAt, sandboxAt, settled     time.Time
 	prepareTries, sandboxTries        int
 	starting                          string
 	cancelStart                       context.CancelFunc
@@ -125,7 +125,7 @@ func (w *worker) turn() {
 	v := View{
 		Pod: w.pod, Old: w.last, Now: now, Ending: w.ending, Observed: p,
 		Prepared: w.prepared, Held: w.held, Preparing: w.preparing, SandboxBusy: w.sandboxBusy, Releasing: w.releasing,
-		Starting: w.starting, PrepareAt: w.prepareAt, SandboxAt: w.sandboxAt,
+		Starting: w.starting, PrepareAt: w.prepareAt, SandboxAt: w.sandboxAt, Settled: w.settled,
 		Killing: make(map[string]bool, len(w.killing)), Containers: make(map[string]ContainerView, len(w.containers)),
 	}
 	for id := range w.killing {

@@ -48,15 +48,14 @@ func complete(data []byte, end bool) int {
 	return len(data) / maxLine * maxLine
 }
 
-// appendEntries formats data as CRI log entries: "<time> <stream> <F|P> <content>\n".
-func appendEntries(dst, data []byte, stream Stream, now time.Time, end bool) []byte {
+// appendEntries formats data as CRI log entries: "<time> <stream> <F|P> <content>\n". A last line that the container
+// didn't end is a partial one, as containerd has it: readers don't add an end to it then.
+func appendEntries(dst, data []byte, stream Stream, now time.Time) []byte {
 	for len(data) > 0 {
 		at := bytes.IndexByte(data, '\n')
 		line, rest, tag := data, data[len(data):], byte('P')
 		if at >= 0 {
 			line, rest, tag = data[:at], data[at+1:], 'F'
-		} else if end {
-			tag = 'F'
 		}
 		if len(line) > maxLine {
 			line, rest, tag = data[:maxLine], data[maxLine:], 'P'

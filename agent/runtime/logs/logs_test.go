@@ -47,11 +47,11 @@ func TestAppendEntries(t *testing.T) {
 		want       string
 	}{
 		{"lines", "a\n\nb\n", false, stamp + " stderr F a\n" + stamp + " stderr F \n" + stamp + " stderr F b\n"},
-		{"last without newline", "a", true, stamp + " stderr F a\n"},
+		{"last without newline", "a", true, stamp + " stderr P a\n"},
 		{"piece", long, false, stamp + " stderr P " + long + "\n"},
 		{"long line", long + "y\n", false, stamp + " stderr P " + long + "\n" + stamp + " stderr F y\n"},
 	} {
-		if got := string(appendEntries(nil, []byte(test.data), Stderr, now, test.end)); got != test.want {
+		if got := string(appendEntries(nil, []byte(test.data), Stderr, now)); got != test.want {
 			t.Errorf("%s: %q", test.name, got)
 		}
 	}
@@ -125,7 +125,7 @@ func TestPump(t *testing.T) {
 // Each row is a moment at which the process may have died: what is on disk, and what the log must hold in the end.
 func TestRecoverAfterDeath(t *testing.T) {
 	now := time.Now()
-	entries := func(data string) string { return string(appendEntries(nil, []byte(data), Stdout, now, false)) }
+	entries := func(data string) string { return string(appendEntries(nil, []byte(data), Stdout, now)) }
 	for _, test := range []struct {
 		name   string
 		log    string

@@ -235,7 +235,7 @@ func (p *Pump) readDirect(stream Stream) (bool, error) {
 		// Memory is full: past the spool into the log, at worst as a partial entry.
 		p.broadcast(stream, (*scratch)[:n])
 		if p.file != nil {
-			_, err := p.file.Write(appendEntries(nil, (*scratch)[:n], stream, time.Now(), false))
+			_, err := p.file.Write(appendEntries(nil, (*scratch)[:n], stream, time.Now()))
 			return false, err
 		}
 		return false, nil
@@ -281,7 +281,7 @@ func (p *Pump) write(stream Stream, data []byte, end bool) error {
 	}
 	out := outputs.Get().(*[]byte)
 	defer outputs.Put(out)
-	*out = appendEntries((*out)[:0], data, stream, time.Now(), end)
+	*out = appendEntries((*out)[:0], data, stream, time.Now())
 	if _, err := p.file.Write(*out); err != nil {
 		_ = p.file.Truncate(stat.Size)
 		return err
@@ -314,7 +314,7 @@ func (p *Pump) recover(stream Stream) error {
 	if _, err := unix.Pread(sp.fd, data, headerSize+h.consumed); err != nil {
 		return err
 	}
-	length := int64(len(appendEntries(nil, data, stream, time.Now(), h.end)))
+	length := int64(len(appendEntries(nil, data, stream, time.Now())))
 	if stat.Size >= h.logOffset+length {
 		return sp.commit(h.to)
 	}
