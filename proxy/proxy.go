@@ -31,6 +31,9 @@ type Config struct {
 	ResolvConf string
 	// MinInterval is the least time between two rule changes; 100 ms if 0.
 	MinInterval time.Duration
+	// Checkpoint names the file in which the snapshot outlives this process, so that names resolve after a restart while
+	// the API server is away. It should not outlive the node's uptime: pods have other addresses then. Empty is none.
+	Checkpoint string
 	// OnFlush, if set, is called when another program has removed rules: the place to mend those of others.
 	OnFlush func(ctx context.Context)
 }
@@ -60,6 +63,8 @@ type Proxy struct {
 	mu    sync.Mutex
 	dirty map[snapshot.Name]struct{}
 	wake  chan struct{}
+	// unsaved wakes the keeper of the checkpoint.
+	unsaved chan struct{}
 	// flushed is set when the kernel no longer holds what was applied.
 	flushed atomic.Bool
 }
@@ -78,7 +83,7 @@ func New(cfg Config) (*Proxy, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	p := &Proxy{cfg: cfg, store: snapshot.NewStore(cfg.NodeName), dirty: map[snapshot.Name]struct{}{}, wake: make(chan struct{}, 1)}
+	p := &Proxy{cfg: cfg, store: snapshot.NewStore(cfg.NodeName), dirty: map[snapshot.Name]struct{}{}, wake: make(chan struct{}, 1), unsaved: make(chan struct{}, 1)}
 	p.store.OnChange(p.changed)
 	return p, nil
 }
@@ -91,6 +96,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
+	p.restore(ctx)
 	wg.Go(func() { snapshot.Watch(ctx, p.cfg.Client, p.store) })
 	if p.cfg.DNSAddress.IsValid() {
 		wg.Go(func() { p.runDNS(ctx) })
@@ -104,6 +110,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	case <-p.store.Ready():
 	}
 	wg.Go(func() { p.guard(ctx) })
+	wg.Go(func() { p.keepCheckpoint(ctx) })
 	p.loop(ctx)
 	return nil
 }
@@ -115,9 +122,11 @@ func (p *Proxy) changed(services []snapshot.Name) {
 		p.dirty[n] = struct{}{}
 	}
 	p.mu.Unlock()
-	select {
-	case p.wake <- struct{}{}:
-	default: // it is awake
+	for _, wake := range []chan struct{}{p.wake, p.unsaved} {
+		select {
+		case wake <- struct{}{}:
+		default: // it is awake
+		}
 	}
 }
 

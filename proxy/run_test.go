@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -115,6 +117,9 @@ func TestRun(t *testing.T) {
 	}
 	svc := corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: "10.43.0.50", Ports: []corev1.ServicePort{{Name: "web", Port: 8000}}}}
 	svc.TypeMeta, svc.ObjectMeta = meta("Service", "v1", "svc")
+	kept := svc
+	kept.Spec.ClusterIP = "10.43.0.51"
+	kept.ObjectMeta.Name = "kept"
 	slice := discoveryv1.EndpointSlice{
 		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: new("web"), Port: new(int32(80))}},
 		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"192.0.2.1"}}},
@@ -123,7 +128,7 @@ func TestRun(t *testing.T) {
 	slice.Labels = map[string]string{discoveryv1.LabelServiceName: "svc"}
 	list := metav1.ListMeta{ResourceVersion: "1"}
 	api := &apiServer{watchers: map[string][]chan metav1.WatchEvent{}, lists: map[string]runtime.Object{
-		"services":       &corev1.ServiceList{TypeMeta: metav1.TypeMeta{Kind: "ServiceList", APIVersion: "v1"}, ListMeta: list, Items: []corev1.Service{svc}},
+		"services":       &corev1.ServiceList{TypeMeta: metav1.TypeMeta{Kind: "ServiceList", APIVersion: "v1"}, ListMeta: list, Items: []corev1.Service{svc, kept}},
 		"endpointslices": &discoveryv1.EndpointSliceList{TypeMeta: metav1.TypeMeta{Kind: "EndpointSliceList", APIVersion: "discovery.k8s.io/v1"}, ListMeta: list},
 		"nodes":          &corev1.NodeList{TypeMeta: metav1.TypeMeta{Kind: "NodeList", APIVersion: "v1"}, ListMeta: list},
 	}}
@@ -135,7 +140,11 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	dnsAddress := netip.MustParseAddr("10.43.0.10")
-	p, err := New(Config{Client: client, NodeName: "here", ClusterCIDR: testConfig.ClusterCIDR, ServiceCIDR: testConfig.ServiceCIDR, DNSAddress: dnsAddress})
+	cfg := Config{
+		Client: client, NodeName: "here", ClusterCIDR: testConfig.ClusterCIDR, ServiceCIDR: testConfig.ServiceCIDR, DNSAddress: dnsAddress,
+		Checkpoint: filepath.Join(t.TempDir(), "proxy", "snapshot.json"),
+	}
+	p, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,11 +201,39 @@ func TestRun(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("Run: %v", err)
 	}
+	restartOffline(t, cfg, resolver, srv)
 	if err := Cleanup(context.Background(), dnsAddress); err != nil {
 		t.Errorf("Cleanup: %v", err)
 	}
 	out, err := exec.Command("sh", "-c", "/usr/sbin/iptables-save; ip addr; ip rule; ip route show table all").CombinedOutput()
 	if err != nil || strings.Contains(string(out), "MOTE") || strings.Contains(string(out), "10.43.") {
 		t.Errorf("after Cleanup: %v\n%s", err, out)
+	}
+}
+
+// A node whose agent starts while the API server is away resolves what it knew, the Service "kept" in this case.
+func restartOffline(t *testing.T, cfg Config, resolver *net.Resolver, srv *httptest.Server) {
+	t.Helper()
+	eventually(t, "the checkpoint", func() error {
+		_, err := os.Stat(cfg.Checkpoint)
+		return err
+	})
+	srv.CloseClientConnections()
+	srv.Close()
+	p, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	eventually(t, "a name without API server", func() error {
+		_, err := resolver.LookupHost(ctx, "kept.ns.svc.cluster.local.")
+		return err
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Run: %v", err)
 	}
 }

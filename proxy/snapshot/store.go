@@ -21,8 +21,9 @@ type Store struct {
 	byIP     map[netip.Addr]map[Name]struct{} // cluster IP → services, for reverse lookups
 	zone     string                           // of this node
 	pending  map[string]struct{}              // kinds whose first list has not arrived
-	ready    chan struct{}                    // closed when pending is empty
-	onChange []func(services []Name)          // called outside of the lock
+	ready    chan struct{}                    // closed when isReady
+	isReady  bool
+	onChange []func(services []Name) // called outside of the lock
 }
 
 // NewStore returns an empty snapshot as seen from the named node.
@@ -42,7 +43,7 @@ func NewStore(node string) *Store {
 // look at the store afresh: it may be told more often than things change. Register before anything is stored.
 func (s *Store) OnChange(f func(services []Name)) { s.onChange = append(s.onChange, f) }
 
-// Ready is closed once every kind has been listed.
+// Ready is closed once every kind has been listed, or a checkpoint was loaded.
 func (s *Store) Ready() <-chan struct{} { return s.ready }
 
 // Service returns a Service, or nil.
@@ -276,11 +277,15 @@ func (s *Store) SetZone(zone string) {
 }
 
 func (s *Store) listed(kind string) {
-	if _, ok := s.pending[kind]; !ok {
-		return
-	}
 	delete(s.pending, kind)
 	if len(s.pending) == 0 {
+		s.becomeReady()
+	}
+}
+
+func (s *Store) becomeReady() {
+	if !s.isReady {
+		s.isReady = true
 		close(s.ready)
 	}
 }

@@ -1,8 +1,11 @@
 package snapshot
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
@@ -157,5 +160,58 @@ func TestConvertSlice(t *testing.T) {
 	s.AddressType = discoveryv1.AddressTypeFQDN
 	if got := convertSlice(s, "here"); got != nil {
 		t.Errorf("a slice of names: %v", got)
+	}
+}
+
+func TestCheckpoint(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "proxy", "snapshot.json")
+	s := NewStore("here")
+	s.ReplaceServices([]*corev1.Service{service("a", "10.43.0.1"), service("b", corev1.ClusterIPNone)})
+	s.ReplaceSlices([]*discoveryv1.EndpointSlice{slice("a-1", "a", "10.42.0.2", "10.42.0.3")})
+	if err := s.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Fatal("an incomplete snapshot was saved")
+	}
+	s.SetZone("west")
+	if err := s.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	again := NewStore("here")
+	told := 0
+	again.OnChange(func(names []Name) { told += len(names) })
+	if loaded, err := again.Load(path); !loaded || err != nil {
+		t.Fatalf("loaded %v, %v", loaded, err)
+	}
+	select {
+	case <-again.Ready():
+	default:
+		t.Error("not ready after Load")
+	}
+	if told == 0 {
+		t.Error("nobody was told of what was loaded")
+	}
+	if !reflect.DeepEqual(again.services, s.services) || !reflect.DeepEqual(again.slices, s.slices) || again.Zone() != "west" {
+		t.Errorf("loaded %+v %+v %s", again.services, again.slices, again.Zone())
+	}
+	// The API server's lists replace it: what is gone meanwhile goes.
+	again.ReplaceServices([]*corev1.Service{service("a", "10.43.0.1")})
+	again.ReplaceSlices(nil)
+	again.SetZone("west")
+	if again.Service(Name{"ns", "b"}) != nil || len(again.Slices(Name{"ns", "a"})) != 0 {
+		t.Error("what was loaded outlives the first list")
+	}
+	for content, wantErr := range map[string]bool{"{": true, `{"Version":99}`: false, "null": false, `{"Version":1,"Services":[null],"Slices":[{}]}`: false} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := NewStore("here").Load(path); (err != nil) != wantErr {
+			t.Errorf("%s: %v", content, err)
+		}
+	}
+	if loaded, err := NewStore("here").Load(path + "-none"); loaded || err != nil {
+		t.Errorf("no file: %v, %v", loaded, err)
 	}
 }
