@@ -181,7 +181,7 @@ func newProxy(c Config) (*proxy.Proxy, error) {
 	}
 	return proxy.New(proxy.Config{
 		Client: client, NodeName: c.Agent.NodeName, ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR, DNSAddress: c.DNS,
-		ClusterDomain: c.Agent.ClusterDomain, ResolvConf: c.Agent.ResolvConf,
+		ClusterDomain: c.Agent.ClusterDomain, ResolvConf: c.Agent.ResolvConf, Checkpoint: filepath.Join(c.Agent.Dirs.Run, "proxy", "snapshot.json"),
 		OnFlush: func(ctx context.Context) {
 			if err := cni.Repair(ctx, filepath.Join(c.Agent.Dirs.CNIConfig(), "10-mote.conflist")); err != nil {
 				slog.ErrorContext(ctx, "the pod network's rules are missing", "error", err)
