@@ -7,6 +7,7 @@ package networking
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -135,8 +136,9 @@ var ServiceCIDRs = resource.Descriptor[*networkingv1.ServiceCIDR]{
 // is what allocates the address.
 var IPAddresses = resource.Descriptor[*networkingv1.IPAddress]{
 	GV: networkingv1.SchemeGroupVersion, Plural: "ipaddresses", Singular: "ipaddress", Cluster: true, ShortNames: []string{"ip"},
-	New:     func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
-	NewList: func() runtime.Object { return &networkingv1.IPAddressList{} },
+	NameRule: canonicalIP,
+	New:      func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
+	NewList:  func() runtime.Object { return &networkingv1.IPAddressList{} },
 	Columns: []resource.Column[*networkingv1.IPAddress]{
 		resource.Name[*networkingv1.IPAddress](),
 		{Name: "ParentRef", Value: func(a *networkingv1.IPAddress) any {
@@ -156,4 +158,16 @@ var IPAddresses = resource.Descriptor[*networkingv1.IPAddress]{
 		}},
 		resource.Age[*networkingv1.IPAddress](),
 	},
+}
+
+// canonicalIP lets each address have one name only.
+func canonicalIP(name string, _ bool) []string {
+	ip, err := netip.ParseAddr(name)
+	if err != nil || ip.Zone() != "" || ip.Is4In6() {
+		return []string{"must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"}
+	}
+	if ip.String() != name {
+		return []string{fmt.Sprintf("must be in canonical form (%q)", ip.String())}
+	}
+	return nil
 }
