@@ -81,7 +81,7 @@ func Join(ctx context.Context, cfg JoinConfig) (*rest.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	identity, err := sign(ctx, client.CertificateSigningRequests(), request{node: cfg.NodeName, signer: certificatesv1.KubeAPIServerClientKubeletSignerName})
+	identity, err := firstIdentity(ctx, client.CertificateSigningRequests(), cfg.NodeName)
 	switch {
 	case apierrors.IsUnauthorized(err):
 		return nil, fmt.Errorf("%w: %s doesn't know token %s: it has expired or was deleted; make another with `mote token create` on the server", ErrToken, server.Host, token.ID)
@@ -100,6 +100,26 @@ func Join(ctx context.Context, cfg JoinConfig) (*rest.Config, error) {
 		return nil, err
 	}
 	return Load(cfg.Dir, cfg.NodeName)
+}
+
+// joinPatience is how long a server that has just begun may take to know what tokens may do.
+const joinPatience = 10 * time.Second
+
+// firstIdentity asks for the client certificate. A server that came up this moment forbids it until it has read its own
+// rules, so that answer is asked for again for a while.
+func firstIdentity(ctx context.Context, api CSRs, node string) ([]byte, error) {
+	r := request{node: node, signer: certificatesv1.KubeAPIServerClientKubeletSignerName}
+	for deadline := time.Now().Add(joinPatience); ; {
+		identity, err := sign(ctx, api, r)
+		if !apierrors.IsForbidden(err) || time.Now().After(deadline) {
+			return identity, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
 }
 
 func serverURL(s string) (*url.URL, error) {

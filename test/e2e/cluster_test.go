@@ -1,0 +1,101 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestPodsServicesAndNamesAcrossNodes(t *testing.T) {
+	apply(t, busybox("web0", "n0", "mkdir -p /tmp/w; echo from n0 > /tmp/w/index.html; exec /busybox httpd -f -p 8080 -h /tmp/w")+
+		"---"+busybox("web1", "n1", "mkdir -p /tmp/w; echo from n1 > /tmp/w/index.html; exec /busybox httpd -f -p 8080 -h /tmp/w")+`---
+apiVersion: v1
+kind: Service
+metadata: {name: web1}
+spec:
+  type: NodePort
+  selector: {app: web1}
+  ports: [{port: 80, targetPort: 8080, nodePort: 31080}]
+`)
+	kubectl(t, "wait", "--for=condition=Ready", "pod/web0", "pod/web1", "--timeout=30s")
+	ip := kubectl(t, "get", "pod", "web1", "-o", "jsonpath={.status.podIP}")
+	for _, url := range []string{"http://" + ip + ":8080/", "http://web1.default.svc.cluster.local/", "http://web1/"} {
+		until(t, url+" answers a pod on the other node", 10*time.Second, func() bool {
+			out, err := try("exec", "web0", "--", "/busybox", "wget", "-q", "-T", "2", "-O", "-", url)
+			return err == nil && strings.Contains(out, "from n1")
+		})
+	}
+	// From outside of the cluster, through a node that doesn't run the pod.
+	node := cluster.Nodes[0].IP
+	until(t, "the node port answers", 10*time.Second, func() bool {
+		out, err := outside("curl", "-s", "-m", "2", "http://"+node+":31080/")
+		return err == nil && strings.Contains(out, "from n1")
+	})
+}
+
+func TestLogsExecAndCopyOnEachNode(t *testing.T) {
+	for _, node := range []string{"n0", "n1"} {
+		name := "tools-" + node
+		apply(t, busybox(name, node, "echo first; echo second >&2; sleep 1000"))
+		kubectl(t, "wait", "--for=condition=Ready", "pod/"+name, "--timeout=30s")
+		until(t, "both lines are in the log", 5*time.Second, func() bool {
+			out, err := try("logs", name)
+			return err == nil && strings.Contains(out, "first\n") && strings.Contains(out, "second\n")
+		})
+		if got := kubectl(t, "exec", name, "--", "/busybox", "sh", "-c", "echo $((6*7))"); got != "42" {
+			t.Errorf("exec on %s: %q", node, got)
+		}
+		if out, err := try("exec", name, "--", "/busybox", "sh", "-c", "exit 3"); err == nil || !strings.Contains(err.Error(), "exit code 3") {
+			t.Errorf("exit code on %s: %v, %s", node, err, out)
+		}
+	}
+}
+
+func TestDeploymentRollsOutAndBack(t *testing.T) {
+	apply(t, `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: roll}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: roll}}
+  template:
+    metadata: {labels: {app: roll}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: c, image: "mote.local/busybox:1", args: [sleep, "1000"], env: [{name: V, value: one}]}]
+`)
+	kubectl(t, "rollout", "status", "deployment/roll", "--timeout=60s")
+	kubectl(t, "set", "env", "deployment/roll", "V=two")
+	kubectl(t, "rollout", "status", "deployment/roll", "--timeout=60s")
+	kubectl(t, "rollout", "undo", "deployment/roll")
+	kubectl(t, "rollout", "status", "deployment/roll", "--timeout=60s")
+	if v := kubectl(t, "get", "deployment", "roll", "-o", "jsonpath={.spec.template.spec.containers[0].env[0].value}"); v != "one" {
+		t.Errorf("after undo: %q", v)
+	}
+	kubectl(t, "scale", "deployment/roll", "--replicas=1")
+	kubectl(t, "rollout", "status", "deployment/roll", "--timeout=60s")
+	if out := kubectl(t, "get", "deployment", "roll"); !strings.Contains(out, "1/1") {
+		t.Error(out)
+	}
+}
+
+func TestBadInputIsExplained(t *testing.T) {
+	for title, tc := range map[string]struct {
+		args []string
+		want string
+	}{
+		"invalid name":      {[]string{"create", "configmap", "Bad_Name"}, "Invalid value: \"Bad_Name\""},
+		"unknown namespace": {[]string{"-n", "nowhere", "create", "configmap", "a"}, `namespaces "nowhere" not found`},
+		"missing":           {[]string{"get", "pod", "nobody"}, `pods "nobody" not found`},
+	} {
+		if out, err := try(tc.args...); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, %s", title, err, out)
+		}
+	}
+	apply(t, strings.Replace(busybox("noimage", "n1", "true"), "mote.local/busybox:1", "mote.local/none:1", 1))
+	until(t, "the pod says that its image can't be had", 20*time.Second, func() bool {
+		out, err := try("get", "pod", "noimage")
+		return err == nil && (strings.Contains(out, "ErrImagePull") || strings.Contains(out, "ImagePullBackOff"))
+	})
+}

@@ -1,0 +1,121 @@
+// Package e2e drives a lab of two nodes with stock kubectl, as a user would: what the README promises is shown here.
+//
+// Reads:  bin/ (from `make build`).
+// Writes: a lab, in a temporary directory.
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mote-edge/mote/test/lab"
+)
+
+var cluster *lab.Lab
+
+func TestMain(m *testing.M) {
+	if os.Getuid() != 0 {
+		fmt.Println("skipped: a lab needs root")
+		return
+	}
+	code, err := runTests(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func runTests(m *testing.M) (code int, err error) {
+	dir, err := os.MkdirTemp("", "mote-e2e-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	bin, err := filepath.Abs("../../bin")
+	if err != nil {
+		return 1, err
+	}
+	if _, err := os.Stat(filepath.Join(bin, "mote")); err != nil {
+		return 1, fmt.Errorf("bin/mote is missing: run `make build` first")
+	}
+	archive := filepath.Join(dir, "busybox.tar")
+	pack := exec.Command("go", "run", "../../examples/pack", "-o", archive, "-ref", "mote.local/busybox:1", "/bin/busybox")
+	if out, err := pack.CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("make the test image: %w: %s", err, out)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	cfg := lab.Config{Name: fmt.Sprintf("me%d", os.Getpid()%10000), Dir: dir, Bin: bin, Workers: 1, Images: []string{archive}}
+	if cluster, err = lab.Up(ctx, cfg); err != nil {
+		return 1, err
+	}
+	defer func() {
+		if derr := cluster.Down(context.Background()); derr != nil && err == nil {
+			code, err = 1, derr
+		}
+	}()
+	return m.Run(), nil
+}
+
+// kubectl runs stock kubectl and fails the test if it does.
+func kubectl(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := try(args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+func try(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	defer cancel()
+	return cluster.Kubectl(ctx, args...)
+}
+
+// apply creates objects from a manifest and deletes them with the test.
+func apply(t *testing.T, manifest string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "manifest.yaml")
+	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kubectl(t, "apply", "-f", file)
+	t.Cleanup(func() {
+		if out, err := try("delete", "-f", file, "--grace-period=1", "--ignore-not-found", "--timeout=60s"); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+}
+
+// busybox is a pod that runs a shell script.
+func busybox(name, node, script string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: %s, labels: {app: %s}}
+spec:
+  nodeName: %s
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: c, image: "mote.local/busybox:1", args: [sh, -c, %q]}
+`, name, name, node, script)
+}
+
+// until polls another process's state, for which there is no event to wait for.
+func until(t *testing.T, what string, limit time.Duration, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); !ok(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", limit, what)
+		}
+	}
+}
