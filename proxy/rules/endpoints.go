@@ -33,6 +33,9 @@ type candidate struct {
 func selectEndpoints(port snapshot.Port, list []*snapshot.Slice, at Topology) endpoints {
 	var all []candidate
 	for _, s := range list {
+		if s.NamesOnly {
+			continue
+		}
 		for _, p := range s.Ports {
 			if p.Name != port.Name || p.Protocol != port.Protocol {
 				continue

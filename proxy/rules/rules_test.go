@@ -179,6 +179,15 @@ func TestSelectEndpoints(t *testing.T) {
 	}
 }
 
+func TestSlicesForNamesOnly(t *testing.T) {
+	t.Parallel()
+	list := slice(local("10.42.0.2"))
+	list[0].NamesOnly = true
+	if got := selectEndpoints(snapshot.Port{Name: "web", Protocol: corev1.ProtocolTCP}, list, Topology{}); got.any || len(got.local) > 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
 // Chain names have at most 28 characters; iptables refuses longer ones.
 func TestChainNamesFit(t *testing.T) {
 	t.Parallel()

@@ -70,6 +70,7 @@ func convertSlice(s *discoveryv1.EndpointSlice, node string) *Slice {
 		return nil
 	}
 	out := &Slice{Service: Name{s.Namespace, service}}
+	_, out.NamesOnly = s.Labels[corev1.IsHeadlessService]
 	for _, p := range s.Ports {
 		if p.Port == nil || *p.Port < 1 || *p.Port > 65535 {
 			continue

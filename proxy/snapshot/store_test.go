@@ -153,7 +153,7 @@ func TestConvertSlice(t *testing.T) {
 	s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{})
 	s.Ports = append(s.Ports, discoveryv1.EndpointPort{Name: new("none")}, discoveryv1.EndpointPort{Port: new(int32(70000))})
 	got := convertSlice(s, "here")
-	want := "{ns/a [{ TCP 80}] [{10.42.0.2  true true true false [] []} {10.42.0.3  false false true true [] []} {10.42.0.4  false false false false [] []}]}"
+	want := "{ns/a [{ TCP 80}] [{10.42.0.2  true true true false [] []} {10.42.0.3  false false true true [] []} {10.42.0.4  false false false false [] []}] false}"
 	if fmt.Sprint(*got) != want {
 		t.Errorf("got  %v\nwant %s", *got, want)
 	}

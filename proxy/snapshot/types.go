@@ -50,6 +50,8 @@ type Slice struct {
 	Service   Name
 	Ports     []SlicePort
 	Endpoints []Endpoint
+	// NamesOnly is set for a slice that rules are not to be made from (label service.kubernetes.io/headless).
+	NamesOnly bool
 }
 
 // SlicePort is a port on which every endpoint of a slice answers.
