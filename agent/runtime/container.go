@@ -53,7 +53,7 @@ func (c *container) state() state {
 func (c *container) heldDescriptors() []int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(c.held)
+	return slices.DeleteFunc(slices.Clone(c.held), func(fd int) bool { return fd < 0 })
 }
 
 // trim drops what only the start needed.

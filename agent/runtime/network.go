@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -183,4 +185,43 @@ func (n *network) detach(ctx context.Context, rt *libcni.RuntimeConf) error {
 		return fmt.Errorf("plugin type=%q failed (delete): %w", list.Plugins[0].Network.Type, err)
 	}
 	return nil
+}
+
+// collect has the plugins free what belongs to no known sandbox (CNI 1.1 GC).
+func (n *network) collect(ctx context.Context, sandboxIDs []string) error {
+	list, err := n.config()
+	if errors.Is(err, errNoNetwork) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}
+	for _, id := range sandboxIDs {
+		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: id, IfName: podInterface})
+	}
+	if err := n.cni.GCNetworkList(ctx, list, args); err != nil {
+		return fmt.Errorf("CNI GC: %w", err)
+	}
+	return nil
+}
+
+// awaitPlugins waits until no plugin works for a sandbox any more: one that an earlier runtime called may still be
+// adding what is about to be deleted.
+func awaitPlugins(sandboxID string) {
+	mark := []byte("CNI_CONTAINERID=" + sandboxID)
+	for wait := time.Millisecond; wait < 5*time.Second; wait *= 2 {
+		busy := false
+		environments, _ := filepath.Glob("/proc/[0-9]*/environ")
+		for _, path := range environments {
+			if raw, err := os.ReadFile(path); err == nil && bytes.Contains(raw, mark) {
+				busy = true
+				break
+			}
+		}
+		if !busy {
+			return
+		}
+		time.Sleep(wait)
+	}
 }

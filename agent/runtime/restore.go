@@ -62,9 +62,21 @@ func (s *Service) restore(ctx context.Context) error {
 		s.containers[c.rec.ID] = c
 		s.names[containerName(c.config, c.rec.SandboxID)] = c.rec.ID
 	}
-	s.sweep()
+	swept := s.sweep()
+	var attached []string
 	for _, sb := range s.sandboxes {
+		swept = swept || sb.rec.Creating
 		s.restoreSandbox(ctx, sb)
+	}
+	for id, sb := range s.sandboxes {
+		if sb.rec.Attached {
+			attached = append(attached, id)
+		}
+	}
+	if swept {
+		if err := s.net.collect(ctx, attached); err != nil {
+			s.log.Warn("collect addresses of pods that are gone", "err", err)
+		}
 	}
 	for _, c := range s.containers {
 		s.restoreContainer(c)
@@ -112,6 +124,7 @@ func (s *Service) restoreSandbox(ctx context.Context, sb *sandbox) {
 		// RunPodSandbox never returned: nobody knows this sandbox.
 		sb.op.Lock()
 		defer sb.op.Unlock()
+		awaitPlugins(sb.rec.ID)
 		if err := s.tearDown(ctx, sb); err != nil {
 			s.log.Warn("take down a half-made sandbox; it stays, not ready", "sandbox", sb.rec.ID, "err", err)
 			sb.rec.Creating = false
@@ -205,6 +218,13 @@ func (s *Service) adopt(c *container) error {
 		}
 	}
 	io := &stdio{terminal: c.config.Tty, stdin: -1, out: -1, err: -1, master: -1}
+	if len(kept) == 0 && !io.terminal {
+		if kept = reopenPipes(c.rec.Pid, c.rec.StartTime, c.config.Stdin); len(kept) > 0 {
+			if err := s.keep(c.rec.ID, kept...); err != nil {
+				s.log.Warn("keep the streams of a container", "container", c.rec.ID, "err", err)
+			}
+		}
+	}
 	switch {
 	case len(kept) == 0:
 		s.log.Warn("the streams of a container are lost: mote-hold didn't keep them", "container", c.rec.ID)
@@ -236,4 +256,36 @@ func (s *Service) adopt(c *container) error {
 		_ = s.holder.Forget(c.rec.Pid, c.rec.StartTime)
 	}
 	return nil
+}
+
+// reopenPipes opens the ends of a process' standard pipes anew, through /proc: when holder and runtime died together,
+// nobody else has them. A writer that was faster has got SIGPIPE by then.
+func reopenPipes(pid int, start uint64, stdin bool) []int {
+	var out []int
+	undo := func() []int {
+		for _, fd := range out {
+			_ = unix.Close(fd)
+		}
+		return nil
+	}
+	streams := []struct{ number, flags int }{{1, unix.O_RDONLY}, {2, unix.O_RDONLY}}
+	if stdin {
+		streams = append(streams, struct{ number, flags int }{0, unix.O_WRONLY})
+	}
+	for _, each := range streams {
+		path := fmt.Sprintf("/proc/%d/fd/%d", pid, each.number)
+		var st unix.Stat_t
+		if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
+			return undo()
+		}
+		fd, err := unix.Open(path, each.flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return undo()
+		}
+		out = append(out, fd)
+	}
+	if now, err := hold.StartTime(pid); err != nil || now != start {
+		return undo() // it was another process' by now
+	}
+	return out
 }

@@ -9,8 +9,8 @@ import (
 )
 
 // sweep removes what bears this runtime's mark and belongs to no record: snapshots, namespaces, directories, kept
-// descriptors. It runs once, before anything is served.
-func (s *Service) sweep() {
+// descriptors. It runs once, before anything is served, and reports whether it found a namespace.
+func (s *Service) sweep() (found bool) {
 	warn := func(what, id string, err error) {
 		if err != nil {
 			s.log.Warn("sweep", "what", what, "id", id, "err", err)
@@ -29,6 +29,7 @@ func (s *Service) sweep() {
 	}
 	for _, name := range names(filepath.Join(s.cfg.RunDir, "netns")) {
 		if s.sandboxes[name] == nil {
+			found = true
 			warn("network namespace", name, unpin(filepath.Join(s.cfg.RunDir, "netns", name)))
 		}
 	}
@@ -65,7 +66,7 @@ func (s *Service) sweep() {
 		}
 	}
 	if s.holder == nil {
-		return
+		return found
 	}
 	keys, err := s.holder.Keys()
 	if err != nil {
@@ -76,6 +77,7 @@ func (s *Service) sweep() {
 			s.release(id)
 		}
 	}
+	return found
 }
 
 func names(dir string) []string {

@@ -39,6 +39,7 @@ type node struct {
 	dir    string
 	bin    string
 	hold   *exec.Cmd // nil: an external runtime
+	enter  int       // a process whose namespaces to use, instead of new ones
 	conn   *grpc.ClientConn
 	rt     api.RuntimeServiceClient
 	images api.ImageServiceClient
@@ -147,10 +148,14 @@ func (n *node) start() error {
 		return err
 	}
 	defer log.Close()
-	n.hold = exec.Command("unshare", "-n", "-m", "sh", "-c", script,
+	enter := []string{"unshare", "-n", "-m", "sh", "-c", script}
+	if n.enter != 0 {
+		enter = []string{"nsenter", "-t", strconv.Itoa(n.enter), "-n", "-m", "--"}
+	}
+	n.hold = exec.Command(enter[0], append(enter[1:],
 		filepath.Join(n.bin, "mote-hold"), "--socket", filepath.Join(run, "hold.sock"), "--",
 		filepath.Join(n.bin, "mote-runtime"), "--data-dir", filepath.Join(n.dir, "data"), "--run-dir", run,
-		"--config-dir", filepath.Join(n.dir, "config"), "--log-level", "debug")
+		"--config-dir", filepath.Join(n.dir, "config"), "--log-level", "debug")...)
 	n.hold.Stdout, n.hold.Stderr = log, log
 	n.hold.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	return n.hold.Start()

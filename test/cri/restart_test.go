@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -175,6 +176,60 @@ func TestHolderKilled(t *testing.T) {
 	if got := strings.Count(c.logs(), "\n"); got != 30000 {
 		t.Errorf("%d lines", got)
 	}
+	p.remove()
+}
+
+// Holder and runtime die together: the container lives on, and its streams are found again.
+func TestBothKilled(t *testing.T) {
+	needsMote(t)
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n := &node{dir: dir, bin: shared.bin}
+	if err := n.restartable(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.close() })
+	old := shared
+	shared = n
+	defer func() { shared = old }()
+	p := newPod(t)
+	c := p.run("while [ ! -e /tmp/go ]; do sleep 0.05; done; echo after; sleep 1000")
+	pid := hostPid(t, c)
+	victim := n.runtimePid(t)
+	if err := unix.Kill(victim, unix.SIGSTOP); err != nil { // so that it can't become the holder
+		t.Fatal(err)
+	}
+	// The namespaces live as long as a process is in them; keep them for the next holder.
+	keeper := n.hold.Process.Pid
+	namespaces := exec.Command("nsenter", "-t", strconv.Itoa(keeper), "-n", "-m", "sleep", "100")
+	if err := namespaces.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = namespaces.Process.Kill(); _ = namespaces.Wait() }()
+	eventually(t, "a process that keeps the namespaces", func() bool {
+		a, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", keeper))
+		b, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", namespaces.Process.Pid))
+		return a == b
+	})
+	_ = unix.Kill(keeper, unix.SIGKILL)
+	_ = unix.Kill(victim, unix.SIGKILL)
+	_ = n.hold.Wait()
+	n.enter = namespaces.Process.Pid
+	if err := n.start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.await(); err != nil {
+		t.Fatal(err)
+	}
+	if st := c.status(); st.State != api.ContainerState_CONTAINER_RUNNING || hostPid(t, c) != pid {
+		t.Fatalf("the container is %v", st)
+	}
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/root/tmp/go", pid), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the line in the log", func() bool { return c.logs() == "after\n" })
 	p.remove()
 }
 
