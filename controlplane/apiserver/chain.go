@@ -91,6 +91,7 @@ func (s *Server) builtIn(config genericapiserver.Config, next genericapiserver.D
 	if err := in.install(groups); err != nil {
 		return nil, err
 	}
+	slimRoutes(server.Handler.GoRestfulContainer.RegisteredWebServices())
 	discovery, err := s.issuer.Discovery(config.ExternalAddress)
 	if err != nil {
 		return nil, err

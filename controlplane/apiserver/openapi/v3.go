@@ -35,6 +35,7 @@ type V3 struct {
 	services func() []*restful.WebService
 	names    func() namer
 	docs     cache
+	hashes   sync.Map // *restful.WebService → string
 }
 
 var _ http.Handler = (*V3)(nil)
@@ -110,13 +111,19 @@ func (v *V3) service(path string) *restful.WebService {
 }
 
 // hash changes when the document could: with the program and the routes. It is known without building the document.
+// The routes are complete when the first request comes.
 func (v *V3) hash(ws *restful.WebService) string {
+	if known, ok := v.hashes.Load(ws); ok {
+		return known.(string) //nolint:forcetypeassert // strings alone are stored
+	}
 	h := sha256.New()
 	fmt.Fprint(h, version.String(), len(definitionsText), ws.RootPath())
 	for _, r := range ws.Routes() {
 		fmt.Fprint(h, r.Method, r.Path)
 	}
-	return strings.ToUpper(hex.EncodeToString(h.Sum(nil)))
+	sum := strings.ToUpper(hex.EncodeToString(h.Sum(nil)))
+	v.hashes.Store(ws, sum)
+	return sum
 }
 
 func (v *V3) build(path string, ws *restful.WebService, kind string) ([]byte, error) {
