@@ -2,9 +2,11 @@ package volume
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,34 +14,69 @@ import (
 
 var errNoAPI = errors.New("this node runs without an API server")
 
-// mountClaim finds the persistent volume behind a claim and makes it ready.
+// mountClaim makes the persistent volume behind a claim ready. A bound claim never changes its volume, so it is noted on
+// disk, for the times when the API server is out of reach.
 func (v *Volumes) mountClaim(ctx context.Context, p *podVolumes, vol *corev1.Volume, name string, readOnly bool) (mounted, error) {
-	if v.cfg.API == nil {
-		return mounted{}, fmt.Errorf("claim %q: %w", name, errNoAPI)
+	note := filepath.Join(v.cfg.PodsDir, string(p.pod.UID), "volumes", "kubernetes.io~claim", vol.Name+".json")
+	pv, err := v.bound(ctx, p, vol, name)
+	if outOfReach(err) {
+		if b, readErr := os.ReadFile(note); readErr == nil {
+			pv = &corev1.PersistentVolume{}
+			err = json.Unmarshal(b, pv)
+		}
+	} else if err == nil {
+		err = writeNote(note, pv)
 	}
-	claim, err := v.cfg.API.Claim(ctx, p.pod.Namespace, name)
 	if err != nil {
 		return mounted{}, err
-	}
-	if vol.Ephemeral != nil && !metav1.IsControlledBy(claim, p.pod) {
-		return mounted{}, fmt.Errorf("PVC %s/%s was not created for pod %s/%s (pod is not owner)", claim.Namespace, claim.Name, p.pod.Namespace, p.pod.Name)
-	}
-	if claim.Status.Phase != corev1.ClaimBound || claim.Spec.VolumeName == "" {
-		return mounted{}, fmt.Errorf("PVC %s/%s is not bound", claim.Namespace, claim.Name)
-	}
-	if mode := claim.Spec.VolumeMode; mode != nil && *mode == corev1.PersistentVolumeBlock {
-		return mounted{}, fmt.Errorf("PVC %s/%s has volumeMode Block, which is not supported yet", claim.Namespace, claim.Name)
-	}
-	pv, err := v.cfg.API.Volume(ctx, claim.Spec.VolumeName)
-	if err != nil {
-		return mounted{}, err
-	}
-	if ref := pv.Spec.ClaimRef; ref == nil || ref.UID != claim.UID {
-		return mounted{}, fmt.Errorf("PV %s is not bound to PVC %s/%s", pv.Name, claim.Namespace, claim.Name)
 	}
 	m, err := v.mountPersistent(p, pv)
 	m.readOnly = m.readOnly || readOnly
 	return m, err
+}
+
+func writeNote(path string, pv *corev1.PersistentVolume) error {
+	b, err := json.Marshal(corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: pv.Name}, Spec: corev1.PersistentVolumeSpec{PersistentVolumeSource: pv.Spec.PersistentVolumeSource},
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+// bound finds the persistent volume that a claim is bound to.
+func (v *Volumes) bound(ctx context.Context, p *podVolumes, vol *corev1.Volume, name string) (*corev1.PersistentVolume, error) {
+	if v.cfg.API == nil {
+		return nil, fmt.Errorf("claim %q: %w", name, errNoAPI)
+	}
+	claim, err := v.cfg.API.Claim(ctx, p.pod.Namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	if vol.Ephemeral != nil && !metav1.IsControlledBy(claim, p.pod) {
+		return nil, fmt.Errorf("PVC %s/%s was not created for pod %s/%s (pod is not owner)", claim.Namespace, claim.Name, p.pod.Namespace, p.pod.Name)
+	}
+	if claim.Status.Phase != corev1.ClaimBound || claim.Spec.VolumeName == "" {
+		return nil, fmt.Errorf("PVC %s/%s is not bound", claim.Namespace, claim.Name)
+	}
+	if mode := claim.Spec.VolumeMode; mode != nil && *mode == corev1.PersistentVolumeBlock {
+		return nil, fmt.Errorf("PVC %s/%s has volumeMode Block, which is not supported yet", claim.Namespace, claim.Name)
+	}
+	pv, err := v.cfg.API.Volume(ctx, claim.Spec.VolumeName)
+	if err != nil {
+		return nil, err
+	}
+	if ref := pv.Spec.ClaimRef; ref == nil || ref.UID != claim.UID {
+		return nil, fmt.Errorf("PV %s is not bound to PVC %s/%s", pv.Name, claim.Namespace, claim.Name)
+	}
+	return pv, nil
 }
 
 func (v *Volumes) mountPersistent(p *podVolumes, pv *corev1.PersistentVolume) (mounted, error) {

@@ -108,7 +108,7 @@ func (v *Volumes) project(ctx context.Context, uid types.UID) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	p.refresh = time.Time{}
+	p.refresh, p.offline = time.Time{}, false
 	for i := range p.pod.Spec.Volumes {
 		vol := &p.pod.Spec.Volumes[i]
 		if vol.ConfigMap == nil && vol.Secret == nil && vol.Projected == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,12 +53,16 @@ type cluster struct {
 	volumes  map[string]*corev1.PersistentVolume
 	tokens   int
 	tokenErr error
+	listErr  error
 	life     time.Duration
 }
 
 func (c *cluster) List(_ context.Context, ref objects.Ref) (objects.Object, string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.listErr != nil {
+		return nil, "", c.listErr
+	}
 	if o := c.objects[ref]; o != nil {
 		return o.DeepCopyObject().(objects.Object), strconv.Itoa(c.version), nil
 	}
@@ -74,6 +79,17 @@ func (c *cluster) Watch(ctx context.Context, ref objects.Ref, from string) (watc
 	c.watchers[ref] = append(c.watchers[ref], w)
 	context.AfterFunc(ctx, w.Stop)
 	return w, nil
+}
+
+// away takes the API server out of reach.
+func (c *cluster) away(away bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.listErr, c.tokenErr = nil, nil
+	if away {
+		err := &url.Error{Op: "Get", URL: "https://server", Err: errors.New("connection refused")}
+		c.listErr, c.tokenErr = err, err
+	}
 }
 
 func (c *cluster) put(ref objects.Ref, o objects.Object) {
@@ -113,6 +129,9 @@ func (c *cluster) Token(_ context.Context, namespace, account string, tr *authen
 }
 
 func (c *cluster) Claim(_ context.Context, _, name string) (*corev1.PersistentVolumeClaim, error) {
+	if c.listErr != nil {
+		return nil, c.listErr
+	}
 	if o := c.claims[name]; o != nil {
 		return o, nil
 	}
@@ -120,6 +139,9 @@ func (c *cluster) Claim(_ context.Context, _, name string) (*corev1.PersistentVo
 }
 
 func (c *cluster) Volume(_ context.Context, name string) (*corev1.PersistentVolume, error) {
+	if c.listErr != nil {
+		return nil, c.listErr
+	}
 	if o := c.volumes[name]; o != nil {
 		return o, nil
 	}

@@ -26,7 +26,12 @@ type file struct {
 // mountProjected makes a volume from the API's objects, or brings it up to date: configMap, secret, downwardAPI and
 // projected are one mechanism with different sources.
 func (v *Volumes) mountProjected(ctx context.Context, p *podVolumes, vol *corev1.Volume) (mounted, error) {
+	m := mounted{path: v.projectedDir(p.pod, vol), readOnly: true, relabel: true}
 	files, err := v.collect(ctx, p, vol)
+	if _, old := os.Lstat(filepath.Join(m.path, "..data")); old == nil && outOfReach(err) {
+		v.later(p)
+		return m, nil // an earlier run has filled it
+	}
 	if err != nil {
 		return mounted{}, err
 	}
@@ -35,7 +40,6 @@ func (v *Volumes) mountProjected(ctx context.Context, p *podVolumes, vol *corev1
 			return mounted{}, err
 		}
 	}
-	m := mounted{path: v.projectedDir(p.pod, vol), readOnly: true, relabel: true}
 	if err := os.MkdirAll(m.path, 0o755); err != nil {
 		return m, err
 	}
@@ -108,6 +112,10 @@ type collector struct {
 
 func (c *collector) configMap(name string, items []corev1.KeyToPath, optional *bool) error {
 	cm, err := c.ConfigMap(c.ctx, c.p.pod.Namespace, name)
+	if c.p.offline && name == rootCA && outOfReach(err) {
+		c.later(c.p)
+		return nil
+	}
 	if apierrors.IsNotFound(err) && isTrue(optional) {
 		return nil
 	}
@@ -201,6 +209,10 @@ func (c *collector) downward(items []corev1.DownwardAPIVolumeFile) error {
 // token adds a service-account token, and notes when the volume must be made again for it.
 func (c *collector) token(s *corev1.ServiceAccountTokenProjection) error {
 	token, refresh, err := c.tokens.get(c.ctx, c.p.pod, c.vol+"/"+s.Path, s)
+	if c.p.offline && outOfReach(err) {
+		c.later(c.p)
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -220,4 +221,63 @@ func TestAtomicWriterHealsACrash(t *testing.T) {
 	if entries, _ := os.ReadDir(dir); len(entries) != 3 {
 		t.Errorf("left: %v", entries)
 	}
+}
+
+// The agent starts anew while the API server is away: what the last run made is used on.
+func TestRestartWithoutAPIServer(t *testing.T) {
+	v, c := setup(t)
+	c.configMap("cm", map[string]string{"k": "old"})
+	p := pod(configMapVolume("cm", false), tokenVolume())
+	paths := mount(t, v, p)
+	c.away(true)
+	again, err := New(v.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.objects.Close()
+	if err := again.Mount(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, paths["v0"]+"/k") + read(t, paths["v1"]+"/token")[:7]; got != "oldtoken-1" {
+		t.Errorf("content %q", got)
+	}
+	fresh := pod(configMapVolume("cm", false))
+	fresh.UID = "uid-2"
+	if err := again.Mount(t.Context(), fresh); err == nil {
+		t.Error("a new pod starts without its ConfigMap")
+	}
+	if err := again.Unmount(t.Context(), fresh.UID); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// After a reboot without the API server, a pod is kept waiting for a while only; its token follows.
+func TestFirstStartWithoutAPIServer(t *testing.T) {
+	v, c := setup(t)
+	now := time.Now()
+	var mu sync.Mutex
+	v.now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
+	later := func(d time.Duration) { mu.Lock(); now = now.Add(d); mu.Unlock(); v.poke() }
+	c.away(true)
+	p := pod(tokenVolume())
+	if err := v.Mount(t.Context(), p); err == nil {
+		t.Fatal("no patience at all")
+	}
+	later(offlineAfter)
+	if err := v.Mount(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	dir := v.entry(p.UID).mounted["v0"].path
+	if _, err := os.Stat(dir + "/token"); err == nil {
+		t.Error("a token out of nothing")
+	}
+	c.away(false)
+	later(retryAfter)
+	eventually(t, "the token", func() bool { b, _ := os.ReadFile(dir + "/token"); return len(b) > 0 })
+}
+
+func tokenVolume() corev1.Volume {
+	return corev1.Volume{VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+		{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}},
+	}}}}
 }

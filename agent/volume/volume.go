@@ -74,6 +74,8 @@ type podVolumes struct {
 	mounted map[string]mounted // by volume name
 	inputs  string             // what the content was made from, see inputsOf
 	refresh time.Time          // when a token of the volumes being made wants renewal; zero for never
+	waiting time.Time          // since when the API server has been out of reach for this pod; zero if it isn't
+	offline bool               // volumes are made without what serves to reach the API server
 }
 
 // mounted is a volume that stands.
@@ -126,9 +128,15 @@ func (v *Volumes) Mount(ctx context.Context, pod *corev1.Pod) error {
 	}
 	p.pod = pod
 	v.objects.Follow(pod.UID, refsOf(pod))
-	if err := v.mountAll(ctx, p); err != nil {
+	p.offline = false
+	err := v.mountAll(ctx, p)
+	if p.offline = v.patience(p, err); p.offline {
+		err = v.mountAll(ctx, p)
+	}
+	if err != nil {
 		return err
 	}
+	p.waiting = time.Time{}
 	p.inputs = inputs
 	return nil
 }

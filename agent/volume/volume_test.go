@@ -199,6 +199,16 @@ func TestClaims(t *testing.T) {
 			if m := v.entry(p.UID).mounted["v0"]; m.path != dir || !m.readOnly {
 				t.Errorf("%s: %+v", name, m)
 			}
+			c.away(true)
+			again, err := New(v.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := again.Mount(t.Context(), p); err != nil || again.entry(p.UID).mounted["v0"].path != dir {
+				t.Errorf("%s: after a restart without the API server: %v", name, err)
+			}
+			again.objects.Close()
+			c.away(false)
 		case !strings.HasPrefix(err.Error(), `MountVolume.SetUp failed for volume "v0" : `):
 			t.Errorf("%s: %v", name, err)
 		}
