@@ -58,7 +58,7 @@ func New(cfg Config) (_ *Server, err error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, transport: &inproc.Transport{}, ready: make(chan struct{}), hooks: map[string]apisrv.PostStartHookFunc{}}
+	s := &Server{cfg: cfg, transport: inproc.New(), ready: make(chan struct{}), hooks: map[string]apisrv.PostStartHookFunc{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, cfg.Listener.Close())

@@ -5,34 +5,41 @@
 package inproc
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"sync/atomic"
+	"sync"
 )
 
-// Transport is an http.RoundTripper whose handler may be set after clients were made from it.
+// Transport is an http.RoundTripper whose handler is set after clients were made from it. Requests wait for it.
 type Transport struct {
-	handler atomic.Pointer[http.Handler]
+	open    chan struct{}
+	once    sync.Once
+	handler http.Handler
 }
 
 var _ http.RoundTripper = (*Transport)(nil)
 
-// ErrNotServing is the answer before SetHandler.
-var ErrNotServing = errors.New("the API server is not serving yet")
+// New returns a transport that is still closed.
+func New() *Transport { return &Transport{open: make(chan struct{})} }
 
-// SetHandler opens the transport.
-func (t *Transport) SetHandler(h http.Handler) { t.handler.Store(&h) }
+// SetHandler opens the transport, once.
+func (t *Transport) SetHandler(h http.Handler) {
+	t.once.Do(func() {
+		t.handler = h
+		close(t.open)
+	})
+}
 
 // RoundTrip runs the handler in a goroutine of its own and returns as soon as it has written the response's header.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	h := t.handler.Load()
-	if h == nil {
+	select {
+	case <-t.open:
+	case <-req.Context().Done():
 		if req.Body != nil {
 			_ = req.Body.Close()
 		}
-		return nil, ErrNotServing
+		return nil, req.Context().Err()
 	}
 	in := req.Clone(req.Context())
 	in.RequestURI = req.URL.RequestURI()
@@ -54,7 +61,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			w.finish(nil)
 		}()
-		(*h).ServeHTTP(w, in)
+		t.handler.ServeHTTP(w, in)
 	}()
 	select {
 	case <-w.started:
