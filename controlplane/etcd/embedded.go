@@ -25,8 +25,10 @@ const longestSocket = 107
 const (
 	// One member needs no heartbeats: slow ticks keep an idle device asleep. The election isn't left to a tick, see elect.
 	tickMillis, electionMillis = 500, 5000
-	// Raft keeps this many applied entries in memory for followers that lag, and we have none.
-	snapshotCount, catchUpEntries = 2000, 50
+	// A restart replays what came after the last snapshot on disk, and drops applied entries from memory while raft still
+	// looks at them to hold its election: it panics ("requested index is unavailable due to compaction") unless more
+	// entries are kept than can lie between two snapshots. So few between snapshots, and twice as many kept.
+	snapshotCount, catchUpEntries = 500, 1000
 	// A start that would free this many megabytes defragments first.
 	bootDefragMegabytes = 64
 )
