@@ -135,3 +135,24 @@ func BenchmarkBurst(b *testing.B) {
 		b.StartTimer()
 	}
 }
+
+// BenchmarkRestart measures how long a killed runtime is away with 100 containers running.
+func BenchmarkRestart(b *testing.B) {
+	var pods []*pod
+	for range 100 {
+		p := &pod{t: b, n: shared, config: podConfig(b)}
+		reply, err := shared.rt.RunPodSandbox(testContext(b), &api.RunPodSandboxRequest{Config: p.config})
+		if err != nil {
+			b.Fatal(err)
+		}
+		p.id = reply.PodSandboxId
+		p.start(containerConfig("sleep", "1000"))
+		pods = append(pods, p)
+	}
+	for b.Loop() {
+		killRuntime(b)
+	}
+	for _, p := range pods {
+		p.remove()
+	}
+}

@@ -22,7 +22,7 @@ func needsMote(t *testing.T) {
 }
 
 // killRuntime ends mote-runtime without warning and waits for the next one.
-func killRuntime(t *testing.T) {
+func killRuntime(t testing.TB) {
 	t.Helper()
 	pid := shared.runtimePid(t)
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
