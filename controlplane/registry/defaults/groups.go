@@ -131,6 +131,17 @@ func ValidatingAdmissionPolicyBinding(b *admissionregistrationv1.ValidatingAdmis
 	matchResources(b.Spec.MatchResources)
 }
 
+// MutatingAdmissionPolicy fails closed and matches equivalent requests.
+func MutatingAdmissionPolicy(p *admissionregistrationv1.MutatingAdmissionPolicy) {
+	unset(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
+	matchResources(p.Spec.MatchConstraints)
+}
+
+// MutatingAdmissionPolicyBinding defaults what it matches.
+func MutatingAdmissionPolicyBinding(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) {
+	matchResources(b.Spec.MatchResources)
+}
+
 func matchResources(m *admissionregistrationv1.MatchResources) {
 	if m == nil {
 		return

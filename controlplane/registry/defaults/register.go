@@ -58,6 +58,8 @@ func Register(s *runtime.Scheme) error {
 	on(s, &admissionregistrationv1.MutatingWebhookConfiguration{}, MutatingWebhookConfiguration)
 	on(s, &admissionregistrationv1.ValidatingAdmissionPolicy{}, ValidatingAdmissionPolicy)
 	on(s, &admissionregistrationv1.ValidatingAdmissionPolicyBinding{}, ValidatingAdmissionPolicyBinding)
+	on(s, &admissionregistrationv1.MutatingAdmissionPolicy{}, MutatingAdmissionPolicy)
+	on(s, &admissionregistrationv1.MutatingAdmissionPolicyBinding{}, MutatingAdmissionPolicyBinding)
 	on(s, &flowcontrolv1.FlowSchema{}, FlowSchema)
 	on(s, &flowcontrolv1.PriorityLevelConfiguration{}, PriorityLevelConfiguration)
 	return nil
