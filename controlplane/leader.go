@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/mote-edge/mote/controlplane/controllers"
+	"github.com/mote-edge/mote/controlplane/objectfeed"
 	"github.com/mote-edge/mote/controlplane/scheduler"
 )
 
@@ -98,6 +99,7 @@ func (s *Server) work(ctx context.Context) error {
 	}
 	ctrl, err := controllers.New(controllers.Config{
 		Client: s.api.Client(), Metadata: meta, Discovery: s.api.Client().Discovery(), Informers: s.api.Informers(),
+		Objects:     objectfeed.New(s.store.Client().Client, ""),
 		ClusterCIDR: s.cfg.ClusterCIDR, ServiceCIDR: serviceCIDR,
 		RootCA: s.pki.CA.CertPEM, SigningCert: s.pki.CA.Cert, SigningKey: s.pki.CA.Key, ServiceAccountKey: s.pki.ServiceAccountKey,
 	})

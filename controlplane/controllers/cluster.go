@@ -68,9 +68,13 @@ func cluster(cfg Config) ([]entry, error) {
 			})
 		}},
 		{"gc", func() (controller, error) {
+			var informers map[schema.GroupVersionResource]cache.SharedIndexInformer
+			if cfg.Objects == nil {
+				informers = shared(cfg.Informers)
+			}
 			return gc.New(gc.Config{
 				Metadata: cfg.Metadata, Discovery: cfg.Discovery, Recorder: cfg.Recorder("garbage-collector-controller"),
-				Shared: shared(cfg.Informers), Deleted: quotas.Deleted,
+				Shared: informers, Feed: cfg.Objects, Delay: cfg.GarbageDelay, Deleted: quotas.Deleted,
 			})
 		}},
 		{"persistentvolume", func() (controller, error) {

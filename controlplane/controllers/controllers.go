@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/mote-edge/mote/controlplane/controllers/gc"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/informers"
@@ -37,6 +39,10 @@ type Config struct {
 	Discovery discovery.DiscoveryInterface                // which resources there are
 	Informers informers.SharedInformerFactory             // from controlplane/informer; Run starts it
 	Recorder  func(component string) record.EventRecorder // optional: one that posts events through Client
+
+	// Objects, if set, reports all stored objects to garbage collection, which then needs no watches of its own.
+	Objects      gc.Feed
+	GarbageDelay time.Duration // optional: how long garbage collection lets a start go first, 3 s
 
 	ClusterCIDR  netip.Prefix // node address ranges are cut from it, 10.42.0.0/16
 	NodeMaskSize int          // optional: 24 for IPv4
@@ -94,6 +100,9 @@ func New(cfg Config) (*Controllers, error) {
 	}
 	if cfg.NodeMaskSize == 0 {
 		cfg.NodeMaskSize = 24
+	}
+	if cfg.GarbageDelay == 0 {
+		cfg.GarbageDelay = 3 * time.Second
 	}
 	if cfg.Issuer == "" {
 		cfg.Issuer = "https://kubernetes.default.svc.cluster.local"

@@ -30,6 +30,7 @@ import (
 
 	"github.com/mote-edge/mote/controlplane/apiserver/apiservertest"
 	"github.com/mote-edge/mote/controlplane/controllers"
+	"github.com/mote-edge/mote/controlplane/objectfeed"
 	"github.com/mote-edge/mote/controlplane/scheduler"
 )
 
@@ -87,6 +88,7 @@ func start(ctx context.Context, done chan<- error) error {
 	c, err := controllers.New(controllers.Config{
 		Client: server.Client, Metadata: meta, Discovery: disc, Informers: server.Informers,
 		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
+		Objects: objectfeed.New(server.Etcd.Client().Client, ""), GarbageDelay: time.Nanosecond,
 		RootCA: server.CA, ServiceAccountKey: server.PKI.ServiceAccountKey,
 		SigningCert: server.PKI.CA.Cert, SigningKey: server.PKI.CA.Key,
 	})

@@ -60,6 +60,7 @@ type Server struct {
 	CA         []byte
 	PKI        *pki.Store
 	API        *apiserver.Server
+	Etcd       *etcd.Store
 
 	stop func() error
 }
@@ -98,6 +99,7 @@ func Run(ctx context.Context, o Options) (_ *Server, err error) {
 			err = errors.Join(err, store.Close())
 		}
 	}()
+	s.Etcd = store
 	if s.PKI, err = pki.Open(filepath.Join(o.Dir, "tls")); err != nil {
 		return nil, err
 	}

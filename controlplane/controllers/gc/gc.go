@@ -31,6 +31,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/mote-edge/mote/controlplane/controllers/keyqueue"
+	"github.com/mote-edge/mote/controlplane/objectfeed"
 )
 
 // doubtDelay is how long an owner that hasn't been seen may be on its way through another watch.
@@ -58,8 +59,18 @@ type Config struct {
 	Recorder  record.EventRecorder
 	// Shared are the informers of kinds that other controllers watch anyway.
 	Shared map[schema.GroupVersionResource]cache.SharedIndexInformer
+	// Feed, if set, tells of all objects that the API server stores, so that only those of aggregated API servers have to
+	// be watched; Shared isn't used then.
+	Feed Feed
+	// Delay is how long to wait at the start: other things are more urgent then.
+	Delay time.Duration
 	// Deleted, if set, is told of every namespaced object that goes. It must not block.
 	Deleted func(resource schema.GroupResource, namespace string)
+}
+
+// Feed reports every stored object to the sink, until ctx is done. It is *objectfeed.Feed.
+type Feed interface {
+	Run(ctx context.Context, sink objectfeed.Sink) error
 }
 
 // Controller looks at objects by UID.
@@ -72,11 +83,12 @@ type Controller struct {
 	mu       sync.Mutex
 	graph    *graph
 	monitors map[schema.GroupVersionResource]*monitor
+	fed      map[schema.GroupKind]*kind
 }
 
 // New starts nothing.
 func New(cfg Config) (*Controller, error) {
-	c := &Controller{cfg: cfg, shared: cfg.Shared, graph: newGraph(), monitors: map[schema.GroupVersionResource]*monitor{}}
+	c := &Controller{cfg: cfg, shared: cfg.Shared, graph: newGraph(), monitors: map[schema.GroupVersionResource]*monitor{}, fed: map[schema.GroupKind]*kind{}}
 	c.queue = keyqueue.New("gc", 8, c.reconcile)
 	c.kinds = keyqueue.New("gc kinds", 1, c.refresh)
 	return c, nil
@@ -84,8 +96,20 @@ func New(cfg Config) (*Controller, error) {
 
 // Run works until ctx is done.
 func (c *Controller) Run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-time.After(c.cfg.Delay):
+	}
 	c.kinds.Add(struct{}{})
 	var wg sync.WaitGroup
+	if c.cfg.Feed != nil {
+		wg.Go(func() {
+			if err := c.cfg.Feed.Run(ctx, sink{c}); err != nil {
+				slog.ErrorContext(ctx, "garbage collection has lost its feed of objects", "err", err)
+			}
+		})
+	}
 	wg.Go(func() { c.kinds.Run(ctx) })
 	c.queue.Run(ctx)
 	wg.Wait()
@@ -128,11 +152,12 @@ func (c *Controller) subject(uid types.UID) (subject, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	o := c.graph.objects[uid]
-	if o == nil || o.kind == nil || o.gone {
+	if o == nil || o.kind == nil || o.gone || o.kind.resource.Empty() {
 		return subject{}, false
 	}
+	k := *o.kind
 	s := subject{
-		kind: o.kind, uid: uid, namespace: o.namespace.Value(), name: o.name,
+		kind: &k, uid: uid, namespace: o.namespace.Value(), name: o.name,
 		deleting: o.deleting, foreground: o.foreground, orphan: o.orphan,
 		suspicious: len(c.graph.doubtful(o)) > 0,
 	}
@@ -205,15 +230,18 @@ func (c *Controller) standing(ctx context.Context, s subject, live *metav1.Parti
 	}
 	elsewhere := o != nil && o.seen && o.kind != nil && o.kind.namespaced && o.namespace.Value() != s.namespace
 	k := c.kindOf(ref)
-	c.mu.Unlock()
 	if k == nil {
+		c.mu.Unlock()
 		// Perhaps a kind that was only just defined; perhaps nonsense. Never a reason to delete.
 		return solid, fmt.Errorf("%s %s/%s: owner %s %q is of an unknown kind", s.gvk.Kind, s.namespace, s.name, ref.APIVersion+"/"+ref.Kind, ref.Name)
 	}
 	if k.namespaced && s.namespace == "" {
+		c.mu.Unlock()
 		return solid, nil // not valid; upstream leaves such objects alone, too
 	}
-	found, err := c.get(ctx, subject{kind: k, uid: ref.UID, namespace: s.namespace, name: ref.Name})
+	copied := *k
+	c.mu.Unlock()
+	found, err := c.get(ctx, subject{kind: &copied, uid: ref.UID, namespace: s.namespace, name: ref.Name})
 	if err != nil {
 		return solid, err
 	}
@@ -228,7 +256,9 @@ func (c *Controller) standing(ctx context.Context, s subject, live *metav1.Parti
 		return waiting, nil
 	}
 	c.mu.Lock()
-	c.lookAt(c.graph.observe(k, found))
+	if o := c.graph.objects[ref.UID]; o == nil || !o.gone { // it may have gone since it was asked for
+		c.lookAt(c.graph.observe(k, found))
+	}
 	c.mu.Unlock()
 	return solid, nil
 }
@@ -238,6 +268,9 @@ func (c *Controller) kindOf(ref metav1.OwnerReference) *kind {
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
 		return nil
+	}
+	if k := c.fed[schema.GroupKind{Group: gv.Group, Kind: ref.Kind}]; k != nil && !k.resource.Empty() {
+		return k
 	}
 	for _, m := range c.monitors {
 		if m.gvk.Group == gv.Group && m.gvk.Kind == ref.Kind {

@@ -10,9 +10,10 @@ import (
 
 // kind is one kind of objects; all objects of it share one value.
 type kind struct {
-	resource   schema.GroupVersionResource
+	resource   schema.GroupVersionResource // empty while discovery hasn't told
 	gvk        schema.GroupVersionKind
 	namespaced bool
+	fed        bool // its objects come from the feed
 }
 
 // object is all that the graph keeps of an API object. A cluster's worth of these is small, which is why the objects

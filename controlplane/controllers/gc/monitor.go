@@ -36,21 +36,31 @@ func (c *Controller) refresh(ctx context.Context, _ struct{}) error {
 		}
 		slog.DebugContext(ctx, "some groups can't be discovered", "err", err) // an aggregated server that is away
 	}
+	remote, remoteErr := c.remote(ctx)
+	if remoteErr != nil {
+		return remoteErr
+	}
 	wanted := map[schema.GroupVersionResource]deletable.Kind{}
+	fed := map[schema.GroupKind]deletable.Kind{}
 	for _, k := range kinds {
-		if k.Watchable && !ignored[k.Resource.GroupResource()] {
+		switch {
+		case ignored[k.Resource.GroupResource()]:
+		case c.cfg.Feed != nil && !remote[k.Resource.GroupVersion()]:
+			fed[schema.GroupKind{Group: k.Resource.Group, Kind: k.Kind}] = k
+		case k.Watchable:
 			wanted[k.Resource] = k
 		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.learn(fed, err == nil)
 	for gvr, m := range c.monitors {
 		// A group that can't be discovered may only be away: its objects aren't gone.
 		if _, ok := wanted[gvr]; !ok && err == nil {
 			m.stop()
 			delete(c.monitors, gvr)
 			for _, uid := range c.graph.ofKind(m.kind) {
-				c.lookAt(c.graph.forget(uid))
+				c.lose(uid)
 			}
 		}
 	}
@@ -131,7 +141,7 @@ func (m *monitor) Replace(list []any, _ string) error {
 	defer m.c.mu.Unlock()
 	for _, uid := range m.c.graph.ofKind(m.kind) {
 		if !there[uid] {
-			m.forget(uid)
+			m.c.lose(uid)
 		}
 	}
 	return nil
@@ -150,17 +160,9 @@ func (m *monitor) observed(o metav1.Object) {
 
 func (m *monitor) deleted(uid types.UID) {
 	m.c.mu.Lock()
-	m.forget(uid)
+	m.c.lose(uid)
 	m.c.mu.Unlock()
 	m.kindsMayDiffer()
-}
-
-// forget is called with the lock held.
-func (m *monitor) forget(uid types.UID) {
-	if o := m.c.graph.objects[uid]; o != nil && m.namespaced && m.c.cfg.Deleted != nil {
-		m.c.cfg.Deleted(m.resource.GroupResource(), o.namespace.Value())
-	}
-	m.c.lookAt(m.c.graph.forget(uid))
 }
 
 func (m *monitor) kindsMayDiffer() {
