@@ -186,7 +186,7 @@ func WatchSelf(inf cache.SharedIndexInformer, add func(types.NamespacedName), go
 		}
 	}
 	_, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    queue,
+		AddFunc: queue,
 		UpdateFunc: func(old, cur any) {
 			if o, m := object(old), object(cur); o != nil && m != nil && o.GetUID() != m.GetUID() && gone != nil {
 				gone(o.GetUID()) // replaced by another of the same name, while the watch was broken
