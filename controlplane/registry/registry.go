@@ -28,6 +28,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	migrationv1 "k8s.io/api/storagemigration/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -54,6 +55,7 @@ import (
 	"github.com/mote-edge/mote/controlplane/registry/scheduling"
 	"github.com/mote-edge/mote/controlplane/registry/scheme"
 	"github.com/mote-edge/mote/controlplane/registry/storage"
+	"github.com/mote-edge/mote/controlplane/registry/storagemigration"
 )
 
 // Config is what the API server lends to the resources.
@@ -91,6 +93,7 @@ var versions = []version{
 	{gv: flowcontrolv1.SchemeGroupVersion, build: flowcontrol.Storages},
 	{gv: appsv1.SchemeGroupVersion, build: apps.Storages},
 	{gv: admissionregistrationv1.SchemeGroupVersion, build: admissionregistration.Storages},
+	{gv: migrationv1.SchemeGroupVersion, build: storagemigration.Storages},
 	{gv: resourcev1.SchemeGroupVersion, build: dynamicresource.Storages},
 }
 

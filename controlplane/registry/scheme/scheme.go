@@ -35,6 +35,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	migrationv1 "k8s.io/api/storagemigration/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -89,6 +90,7 @@ var groups = []struct {
 	{certificatesv1.SchemeGroupVersion, certificatesv1.AddToScheme, true},
 	{admissionregistrationv1.SchemeGroupVersion, admissionregistrationv1.AddToScheme, true},
 	{flowcontrolv1.SchemeGroupVersion, flowcontrolv1.AddToScheme, true},
+	{migrationv1.SchemeGroupVersion, migrationv1.AddToScheme, true},
 	{resourcev1.SchemeGroupVersion, resourcev1.AddToScheme, true},
 	{authenticationv1.SchemeGroupVersion, authenticationv1.AddToScheme, true},
 	{authorizationv1.SchemeGroupVersion, authorizationv1.AddToScheme, true},
