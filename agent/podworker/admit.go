@@ -71,6 +71,14 @@ func admit(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceLis
 			return reject("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports")
 		}
 	}
+	if v := admitResources(pod, others, allocatable); v != nil {
+		return reject(v.Reason, "%s", v.Message)
+	}
+	return nil
+}
+
+// admitResources tells whether the pod fits beside the others.
+func admitResources(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList) *Verdict {
 	if len(allocatable) == 0 {
 		return nil // not known yet
 	}
@@ -91,8 +99,8 @@ func admit(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceLis
 		sum.Add(want)
 		if sum.Cmp(have) > 0 {
 			u := used[name]
-			return reject("OutOf"+string(name), "Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
-				name, amount(name, want), amount(name, u), amount(name, have))
+			return &Verdict{"OutOf" + string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
+				name, amount(name, want), amount(name, u), amount(name, have))}
 		}
 	}
 	return nil

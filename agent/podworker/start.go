@@ -67,6 +67,7 @@ func (w *worker) beginStart(a Action, p cri.Pod) {
 			s.old = append(s.old, old)
 		}
 	}
+	c.asked = &s.spec.Resources
 	ctx, cancel := context.WithCancel(w.m.ctx)
 	w.starting, w.cancelStart = a.Container, cancel
 	go func() {

@@ -53,6 +53,9 @@ type worker struct {
 	killing                           map[string]*kill
 	containers                        map[string]*containerState
 	messages                          map[string]string // container ID → termination message
+	resizing                          bool
+	resizeAt                          time.Time
+	resizeCondition                   *corev1.PodCondition // what stands in a resize's way, or that it is under way
 }
 
 // Verdict is the node's own end of a pod.
@@ -60,20 +63,21 @@ type Verdict struct{ Reason, Message string }
 
 // containerState is what the worker notes of one container, by name.
 type containerState struct {
-	backoff  Backoff
-	failure  *corev1.ContainerStateWaiting // why the last start failed
-	failed   *corev1.ContainerStateWaiting // what failure turns into when its time comes (ErrImagePull → ImagePullBackOff)
-	turnAt   time.Time
-	retryAt  time.Time
-	tries    int
-	id       string // the container that the rest is about
-	hooked   bool   // postStart has succeeded, or there is none
-	started  bool   // startup probe
-	ready    bool
-	sick     string
-	told     uint32 // the attempt whose BackOff event was sent, plus one
-	probing  bool
-	targetID string
+	backoff Backoff
+	failure *corev1.ContainerStateWaiting // why the last start failed
+	failed  *corev1.ContainerStateWaiting // what failure turns into when its time comes (ErrImagePull → ImagePullBackOff)
+	turnAt  time.Time
+	retryAt time.Time
+	tries   int
+	id      string // the container that the rest is about
+	hooked  bool   // postStart has succeeded, or there is none
+	started bool   // startup probe
+	ready   bool
+	sick    string
+	told    uint32 // the attempt whose BackOff event was sent, plus one
+	probing bool
+	given   *corev1.ResourceRequirements // what it runs with
+	asked   *corev1.ResourceRequirements // what the start under way gives it
 }
 
 // kick makes the worker look again.
@@ -122,6 +126,7 @@ func (w *worker) turn() {
 	w.lifetime(now)
 	p := w.observe()
 	w.follow(p)
+	w.resizeIfAsked(p, now)
 	v := View{
 		Pod: w.pod, Old: w.last, Now: now, Ending: w.ending, Observed: p,
 		Prepared: w.prepared, Held: w.held, Preparing: w.preparing, SandboxBusy: w.sandboxBusy, Releasing: w.releasing,
@@ -285,6 +290,12 @@ func (w *worker) adopt(cur *cri.Container, p cri.Pod) {
 		w.drop(c)
 	}
 	c.id, c.hooked, c.failure, c.failed = cur.ID, true, nil, nil
+	if c.given, c.asked = c.asked, nil; c.given == nil { // an agent before this one started it
+		c.given = &spec.Resources
+		if old := oldStatus(w.last, cur.Name); old != nil && old.ContainerID == w.m.runtime+"://"+cur.ID && old.Resources != nil {
+			c.given = old.Resources
+		}
+	}
 	c.started, c.ready = spec.StartupProbe == nil, spec.ReadinessProbe == nil
 	if old := oldStatus(w.last, cur.Name); old != nil && old.ContainerID == w.m.runtime+"://"+cur.ID {
 		c.started = c.started || old.Started != nil && *old.Started
@@ -371,7 +382,7 @@ func (w *worker) report(p cri.Pod, d Decision, now time.Time) {
 		if c.failed != nil && !now.Before(c.turnAt) {
 			c.failure, c.failed = c.failed, nil
 		}
-		notes[name] = status.Note{Waiting: c.failure, Started: c.hooked && c.started, Ready: c.hooked && c.ready}
+		notes[name] = status.Note{Waiting: c.failure, Started: c.hooked && c.started, Ready: c.hooked && c.ready, Given: c.given}
 	}
 	for name := range d.Waiting {
 		n := notes[name]
@@ -388,7 +399,7 @@ func (w *worker) report(p cri.Pod, d Decision, now time.Time) {
 	}
 	in := status.Input{
 		Pod: w.pod, Old: w.last, Observed: p, Notes: notes, Now: now, HostIPs: w.m.node.HostIPs(), Runtime: w.m.runtime,
-		VolumesReady: w.prepared, Ended: d.Ended,
+		VolumesReady: w.prepared, Ended: d.Ended, Resize: w.resizeCondition,
 	}
 	in.Old = w.old()
 	if w.verdict != nil {
@@ -432,6 +443,9 @@ func (w *worker) wakeAt(at, now time.Time) {
 		if t.After(now) && (at.IsZero() || t.Before(at)) {
 			at = t
 		}
+	}
+	if !w.resizing {
+		sooner(w.resizeAt)
 	}
 	for _, c := range w.containers {
 		if c.failed != nil {

@@ -29,6 +29,8 @@ type Note struct {
 	Waiting *corev1.ContainerStateWaiting
 	// Started and Ready are the verdicts of the startup and readiness probes; true where there is none.
 	Started, Ready bool
+	// Given are the resources that the running container has; nil means those of the spec.
+	Given *corev1.ResourceRequirements
 }
 
 // Input is all that a status comes from.
@@ -42,6 +44,8 @@ type Input struct {
 	Runtime  string // the scheme of container IDs: containerd, mote
 	// VolumesReady gates PodReadyToStartContainers.
 	VolumesReady bool
+	// Resize is the condition of a resize that waits or is under way; nil when there is none.
+	Resize *corev1.PodCondition
 	// Ended means that the pod will not run again and all its containers have stopped: the phase becomes final.
 	Ended bool
 	// Reason and Message explain a pod that the node itself ended or refused (Evicted, DeadlineExceeded, OutOfcpu), and
@@ -203,8 +207,10 @@ func container(in Input, old *corev1.ContainerStatus, c *corev1.Container, k kin
 		st.State.Running = &corev1.ContainerStateRunning{StartedAt: timeOf(cur.StartedAt)}
 		*st.Started = note.Started
 		st.Ready = note.Ready && note.Started && (k == kindRegular || k == kindSidecar)
-		st.Resources = c.Resources.DeepCopy()
-		st.AllocatedResources = c.Resources.Requests
+		if st.Resources = note.Given; st.Resources == nil {
+			st.Resources = &c.Resources
+		}
+		st.AllocatedResources = st.Resources.Requests
 	case cri.Exited:
 		end := terminated(in, cur)
 		if note.Waiting != nil && !in.Ended { // it is to run again, and something keeps it from that

@@ -68,6 +68,11 @@ type patchedCondition struct {
 
 func changedConditions(old, next []corev1.PodCondition) []any {
 	var out []any
+	for _, c := range old {
+		if owned[c.Type] && condition(next, c.Type) == nil {
+			out = append(out, removedCondition{"delete", c.Type})
+		}
+	}
 	for _, c := range next {
 		was := condition(old, c.Type)
 		switch {
@@ -78,6 +83,12 @@ func changedConditions(old, next []corev1.PodCondition) []any {
 		}
 	}
 	return out
+}
+
+// removedCondition is the directive that takes a condition away.
+type removedCondition struct {
+	Patch string                  `json:"$patch"`
+	Type  corev1.PodConditionType `json:"type"`
 }
 
 func orNull(s string) *string {

@@ -27,9 +27,12 @@ func TestPatchRoundTrip(t *testing.T) {
 	}
 	moved := *running.DeepCopy()
 	moved.PodIP, moved.PodIPs = "10.0.0.7", []corev1.PodIP{{IP: "10.0.0.7"}}
+	resizing := *running.DeepCopy()
+	resizing.Conditions = append(resizing.Conditions, cond(corev1.PodResizeInProgress, "True", ""))
 	for name, c := range map[string]struct{ from, to corev1.PodStatus }{
 		"from nothing":           {corev1.PodStatus{}, waiting},
 		"reason goes":            {waiting, running},
+		"a condition goes":       {resizing, running},
 		"address is replaced":    {running, moved},
 		"and back, fields empty": {moved, waiting},
 	} {
@@ -56,6 +59,9 @@ func TestPatchRoundTrip(t *testing.T) {
 				if have := condition(got.Status.Conditions, want.Type); have == nil || !equality.Semantic.DeepEqual(*have, want) {
 					t.Errorf("condition %s: %+v, want %+v", want.Type, have, want)
 				}
+			}
+			if n := len(got.Status.Conditions); n != len(c.to.Conditions)+1 {
+				t.Errorf("%d conditions: %+v", n, got.Status.Conditions)
 			}
 			got.Status.Conditions, c.to.Conditions = nil, nil
 			if !equality.Semantic.DeepEqual(got.Status, c.to) {

@@ -1,0 +1,159 @@
+package podworker
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/cri"
+	"github.com/mote-edge/mote/agent/criconfig"
+)
+
+// resizeRetry is how often a resize that doesn't fit now is tried again.
+const resizeRetry = 10 * time.Second
+
+// resizePlan is what a change of the containers' resources asks for.
+type resizePlan struct {
+	Update  []string // change while running
+	Restart []string // the resize policy asks for a restart
+}
+
+// planResize compares what running containers were given with what the pod asks for now. It is pure.
+func planResize(pod *corev1.Pod, given map[string]*corev1.ResourceRequirements) (p resizePlan) {
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			c := &list[i]
+			was := given[c.Name]
+			if was == nil || equality.Semantic.DeepEqual(*was, c.Resources) {
+				continue
+			}
+			if restartsForResize(c, was) {
+				p.Restart = append(p.Restart, c.Name)
+			} else {
+				p.Update = append(p.Update, c.Name)
+			}
+		}
+	}
+	return p
+}
+
+func restartsForResize(c *corev1.Container, was *corev1.ResourceRequirements) bool {
+	for _, policy := range c.ResizePolicy {
+		name := policy.ResourceName
+		r, r2 := was.Requests[name], c.Resources.Requests[name]
+		l, l2 := was.Limits[name], c.Resources.Limits[name]
+		if policy.RestartPolicy == corev1.RestartContainer && (r.Cmp(r2) != 0 || l.Cmp(l2) != 0) {
+			return true
+		}
+	}
+	return false
+}
+
+// resizeIfAsked starts the resize that the pod asks for. The worker's lock is held.
+func (w *worker) resizeIfAsked(p cri.Pod, now time.Time) {
+	if w.ending || w.resizing || w.starting != "" {
+		return
+	}
+	given := map[string]*corev1.ResourceRequirements{}
+	for name, c := range w.containers {
+		if c.id != "" && c.sick == "" {
+			given[name] = c.given
+		}
+	}
+	plan := planResize(w.pod, given)
+	if len(plan.Update)+len(plan.Restart) == 0 {
+		w.resizeCondition = nil
+		return
+	}
+	if now.Before(w.resizeAt) {
+		return
+	}
+	w.resizing = true
+	w.resizeCondition = &corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue}
+	ids := map[string]string{}
+	for _, name := range plan.Update {
+		ids[name] = w.containers[name].id
+	}
+	go w.resize(w.pod, plan, ids)
+}
+
+func (w *worker) resize(pod *corev1.Pod, plan resizePlan, ids map[string]string) {
+	ctx, cancel := context.WithTimeout(w.m.ctx, callTimeout)
+	defer cancel()
+	pending := w.m.refuseResize(pod)
+	done := map[string]bool{}
+	var err error
+	if pending == nil {
+		// A cgroup may not get more than its parent has: the pod grows before its containers and shrinks after them. The
+		// first of the two fails when it shrinks, which the second one mends.
+		_, _ = w.m.cgroups.Ensure(pod)
+		for name, id := range ids {
+			spec := findContainer(pod, name)
+			_, uerr := w.m.cri.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{
+				ContainerId: id, Linux: criconfig.Resources(pod, spec, w.m.cfg.MemoryBytes, w.m.cfg.CgroupV2),
+			})
+			if uerr != nil {
+				err = fmt.Errorf("container %s: %s", name, cri.Message(uerr))
+				continue
+			}
+			done[name] = true
+		}
+		if _, perr := w.m.cgroups.Ensure(pod); err == nil {
+			err = perr
+		}
+	}
+	w.done(func() { w.endResize(pod, plan, ids, done, pending, err) })
+}
+
+func (w *worker) endResize(pod *corev1.Pod, plan resizePlan, ids map[string]string, done map[string]bool, pending *corev1.PodCondition, err error) {
+	w.resizing, w.resizeAt = false, time.Time{}
+	for name := range done {
+		if c := w.containers[name]; c != nil && c.id == ids[name] {
+			c.given = &findContainer(pod, name).Resources
+		}
+	}
+	switch {
+	case pending != nil:
+		if w.resizeCondition == nil || w.resizeCondition.Reason != pending.Reason {
+			w.m.event(pod, "", corev1.EventTypeWarning, "Resize"+pending.Reason, pending.Message)
+		}
+		w.resizeCondition, w.resizeAt = pending, w.m.now().Add(resizeRetry)
+	case err != nil:
+		w.resizeCondition = &corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, Reason: corev1.PodReasonError, Message: err.Error()}
+		w.resizeAt = w.m.now().Add(resizeRetry)
+		w.m.event(pod, "", corev1.EventTypeWarning, "ResizeError", "Error resizing pod: "+err.Error())
+	default:
+		for _, name := range plan.Restart {
+			if c := w.containers[name]; c != nil && c.id != "" && c.sick == "" {
+				c.sick = "Container " + name + " resize requires restart"
+			}
+		}
+		w.m.event(pod, "", corev1.EventTypeNormal, "ResizeCompleted", "Pod resize completed")
+	}
+}
+
+// refuseResize tells why the node can't give what the pod asks for: never (Infeasible), or not now (Deferred).
+func (m *Manager) refuseResize(pod *corev1.Pod) *corev1.PodCondition {
+	m.mu.Lock()
+	others := make([]*corev1.Pod, 0, len(m.workers))
+	for uid, w := range m.workers {
+		if o, st := w.snapshot(); uid != pod.UID && o != nil && (st == nil || st.Phase != corev1.PodSucceeded && st.Phase != corev1.PodFailed) {
+			others = append(others, o)
+		}
+	}
+	m.mu.Unlock()
+	reason := corev1.PodReasonInfeasible
+	v := admitResources(pod, nil, m.node.Allocatable())
+	if v == nil {
+		reason = corev1.PodReasonDeferred
+		v = admitResources(pod, others, m.node.Allocatable())
+	}
+	if v == nil {
+		return nil
+	}
+	return &corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: reason, Message: v.Message}
+}
