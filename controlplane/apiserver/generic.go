@@ -83,7 +83,7 @@ func (s *Server) generic() (*genericapiserver.Config, error) {
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
 	c.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
 	c.RequestTimeout = time.Minute
-	c.StorageObjectCountTracker = nil
+	s.fairness(c)
 	c.SecureServing = &genericapiserver.SecureServingInfo{
 		Listener: s.cfg.Listener,
 		Cert:     leafProvider{s.serving},

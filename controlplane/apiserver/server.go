@@ -14,6 +14,7 @@ import (
 	apisrv "k8s.io/apiserver/pkg/server"
 	genericstorage "k8s.io/apiserver/pkg/storage"
 	etcdfeature "k8s.io/apiserver/pkg/storage/feature"
+	flowcontrolrequest "k8s.io/apiserver/pkg/util/flowcontrol/request"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
@@ -42,6 +43,7 @@ type Server struct {
 	issuer    *satoken.Issuer
 	rbac      *rbac.Resolver
 	backend   *storage.Backend
+	counts    flowcontrolrequest.StorageObjectCountTracker // for priority and fairness alone
 
 	chain *aggregator.APIAggregator
 	core  *apisrv.GenericAPIServer
@@ -74,7 +76,7 @@ func New(cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 	etcdfeature.DefaultFeatureSupportChecker.CheckClient(context.Background(), cfg.Etcd.Versions(), genericstorage.RequestWatchProgress)
-	s.backend = storage.NewBackend(cfg.Etcd.Client(), cfg.Etcd.CompactInterval(), nil)
+	s.backend = storage.NewBackend(cfg.Etcd.Client(), cfg.Etcd.CompactInterval(), func() flowcontrolrequest.StorageObjectCountTracker { return s.counts })
 	return s, s.assemble()
 }
 
@@ -182,5 +184,6 @@ func (s *Server) bootstrapConfig() bootstrap.Config {
 		ClientCA:         s.cfg.PKI.CA.CertPEM,
 		FrontProxyCA:     s.cfg.PKI.FrontProxy.CertPEM,
 		FrontProxyNames:  []string{frontProxyName},
+		Fairness:         s.cfg.Fairness,
 	}
 }

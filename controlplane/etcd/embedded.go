@@ -29,6 +29,9 @@ const (
 	// looks at them to hold its election: it panics ("requested index is unavailable due to compaction") unless more
 	// entries are kept than can lie between two snapshots. So few between snapshots, and twice as many kept.
 	snapshotCount, catchUpEntries = 500, 1000
+	// What was acknowledged is in the log already; the database behind it is synced this often, and an idle device needn't
+	// wake up ten times a second to see that there is nothing to sync.
+	batchInterval = time.Second
 	// A start that would free this many megabytes defragments first.
 	bootDefragMegabytes = 64
 )
@@ -89,6 +92,7 @@ func embedConfig(cfg Config, sockets string) (*embed.Config, error) {
 	ec.MaxRequestBytes = 3 << 20
 	ec.BootstrapDefragThresholdMegabytes = bootDefragMegabytes
 	ec.BackendFreelistType = "map"
+	ec.BackendBatchInterval = batchInterval
 	ec.EnableGRPCGateway = false
 	ec.UnsafeNoFsync = cfg.UnsafeNoSync
 	ec.CORS, ec.HostWhitelist = nil, nil

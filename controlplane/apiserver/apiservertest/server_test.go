@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/mote-edge/mote/controlplane/apiserver"
 	"github.com/mote-edge/mote/controlplane/apiserver/bootstraptoken"
 )
 
@@ -502,3 +503,39 @@ func TestRestartKeepsObjectsAndIdentity(t *testing.T) {
 		t.Error("the authority changed")
 	}
 }
+
+func TestPriorityAndFairness(t *testing.T) {
+	s := Start(t, Options{Configure: func(c *apiserver.Config) { c.Fairness = true }})
+	l, err := s.Client.FlowcontrolV1().FlowSchemas().List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(l.Items) < 10 {
+		t.Fatalf("%d flow schemas, want the defaults (%v)", len(l.Items), err)
+	}
+	eventually(t, func() error {
+		var schema string
+		cfg := rest.CopyConfig(s.Config)
+		cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
+			return roundTripper(func(req *http.Request) (*http.Response, error) {
+				resp, err := next.RoundTrip(req)
+				if err == nil {
+					schema = resp.Header.Get("X-Kubernetes-Pf-Flowschema-Uid")
+				}
+				return resp, err
+			})
+		})
+		client, err := kubernetes.NewForConfig(cfg)
+		if err != nil {
+			return err
+		}
+		if _, err := client.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{}); err != nil {
+			return err
+		}
+		if schema == "" {
+			return errors.New("the request was not sorted into a flow schema")
+		}
+		return nil
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

@@ -31,6 +31,8 @@ type Config struct {
 	FrontProxyNames        []string
 	// DNSAddress is the cluster DNS Service's; nil makes none.
 	DNSAddress net.IP
+	// Fairness makes the default priority levels and flow schemas too.
+	Fairness bool
 }
 
 // Bootstrap is the set of tasks.
@@ -63,6 +65,7 @@ func (b *Bootstrap) Ensure(ctx context.Context) error {
 		"Services":           b.services,
 		"priority classes":   b.priorityClasses,
 		"authentication map": b.authenticationMap,
+		"flow schemas":       b.flowSchemas,
 	} {
 		g.Go(func() error {
 			if err := task(ctx); err != nil {

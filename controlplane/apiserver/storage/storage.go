@@ -40,11 +40,12 @@ type Backend struct {
 		etcd3.Compactor
 		Stop()
 	}
-	counts flowcontrolrequest.StorageObjectCountTracker
+	counts func() flowcontrolrequest.StorageObjectCountTracker
 }
 
-// NewBackend starts the compaction of history older than keep. Stop ends it.
-func NewBackend(client *kubernetes.Client, keep time.Duration, counts flowcontrolrequest.StorageObjectCountTracker) *Backend {
+// NewBackend starts the compaction of history older than keep. Stop ends it. counts may return nil: objects aren't
+// counted then.
+func NewBackend(client *kubernetes.Client, keep time.Duration, counts func() flowcontrolrequest.StorageObjectCountTracker) *Backend {
 	c := *client
 	c.KV = etcd3.NewETCDLatencyTracker(client.KV)
 	c.Kubernetes = &c
@@ -109,8 +110,12 @@ func (o *Options) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) (gen
 		gr.Group = ""
 	}
 	config := storagebackend.NewDefaultConfig(Prefix, nil)
-	config.StorageObjectCountTracker = o.backend.counts
+	counts := o.backend.counts()
+	config.StorageObjectCountTracker = counts
 	config.CountMetricPollPeriod = 0
+	if counts != nil {
+		config.CountMetricPollPeriod = time.Minute
+	}
 	pair, err := o.codecFor(gr.Group, *config)
 	if err != nil {
 		return generic.RESTOptions{}, err
@@ -122,7 +127,8 @@ func (o *Options) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) (gen
 		EnableGarbageCollection:   true,
 		DeleteCollectionWorkers:   1,
 		ResourcePrefix:            prefix,
-		StorageObjectCountTracker: o.backend.counts,
+		CountMetricPollPeriod:     config.CountMetricPollPeriod,
+		StorageObjectCountTracker: counts,
 	}, nil
 }
 
