@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -22,6 +23,10 @@ const (
 	upstreamTimeout = 2 * time.Second
 	totalTimeout    = 5 * time.Second
 	maxInFlight     = 256
+	maxWaiting      = 2048 // clients, over all questions: each costs a few kilobytes while it waits
+	// recheck is how long a stale answer is given at once after no server could be reached (RFC 8767, section 5: the
+	// failure recheck timer).
+	recheck = 10 * time.Second
 	// payload is the UDP size that survives any path unfragmented (DNS flag day 2020).
 	payload = 1232
 )
@@ -33,10 +38,16 @@ type forwarder struct {
 	self       netip.Addr // never asked
 	cache      cache
 
+	waiting atomic.Int64
+
 	mu       sync.Mutex
 	inFlight map[question]*request
 	servers  []string
 	modified time.Time
+	// good is the server that answered last: it is asked first.
+	good string
+	// failed is when no server could be reached, zero once one was.
+	failed time.Time
 }
 
 type request struct {
@@ -47,9 +58,14 @@ type request struct {
 
 // ask answers from the cache or from a server. The message is the caller's to change.
 func (f *forwarder) ask(ctx context.Context, q question) (*dns.Msg, error) {
-	if m := f.cache.get(q, time.Now(), false); m != nil {
+	if m := f.cache.get(q, time.Now(), f.offline()); m != nil {
 		return m, nil
 	}
+	if f.waiting.Add(1) > maxWaiting {
+		f.waiting.Add(-1)
+		return nil, fmt.Errorf("%d clients are waiting already", maxWaiting)
+	}
+	defer f.waiting.Add(-1)
 	f.mu.Lock()
 	r, joined := f.inFlight[q]
 	if !joined {
@@ -67,12 +83,15 @@ func (f *forwarder) ask(ctx context.Context, q question) (*dns.Msg, error) {
 	if !joined {
 		r.msg, r.err = f.exchange(ctx, q)
 		now := time.Now()
+		failed := now
 		if r.err == nil {
+			failed = time.Time{}
 			f.cache.put(q, r.msg, now)
 		} else if m := f.cache.get(q, now, true); m != nil {
 			r.msg, r.err = m, nil
 		}
 		f.mu.Lock()
+		f.failed = failed
 		delete(f.inFlight, q)
 		f.mu.Unlock()
 		close(r.done)
@@ -88,6 +107,13 @@ func (f *forwarder) ask(ctx context.Context, q question) (*dns.Msg, error) {
 		return nil, r.err
 	}
 	return r.msg.Copy(), nil
+}
+
+// offline reports whether servers were out of reach a moment ago.
+func (f *forwarder) offline() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return time.Since(f.failed) < recheck
 }
 
 // exchange asks each server in turn until one has an answer.
@@ -110,6 +136,9 @@ func (f *forwarder) exchange(ctx context.Context, q question) (*dns.Msg, error) 
 			continue
 		}
 		if answer.Rcode == dns.RcodeSuccess || answer.Rcode == dns.RcodeNameError {
+			f.mu.Lock()
+			f.good = server
+			f.mu.Unlock()
 			return answer, nil
 		}
 		last = answer // it refuses or fails: another may know
@@ -161,6 +190,9 @@ func (f *forwarder) upstreams() ([]string, error) {
 	}
 	if len(f.servers) == 0 {
 		return nil, fmt.Errorf("%w: add one to %s", errNoUpstream, f.resolvConf)
+	}
+	if i := slices.Index(f.servers, f.good); i > 0 {
+		return slices.Concat(f.servers[i:], f.servers[:i]), nil
 	}
 	return f.servers, nil
 }

@@ -394,8 +394,16 @@ func TestStaleAnswersWhenOffline(t *testing.T) {
 	if got := summary(r); got != "NOERROR A 203.0.113.5" || r.Answer[0].Header().Ttl != 30 {
 		t.Errorf("offline: %s", got)
 	}
+	started := time.Now()
+	if got := summary(ask("direct", "www.example.com.", dns.TypeA)); got != "NOERROR A 203.0.113.5" || time.Since(started) > time.Second {
+		t.Errorf("offline, again: %s after %v: it should not have waited", got, time.Since(started))
+	}
 	if got := summary(ask("direct", "other.example.com.", dns.TypeA)); got != "SERVFAIL" {
 		t.Errorf("offline, never asked before: %s", got)
+	}
+	up.down.Store(false)
+	if got := summary(ask("direct", "other.example.com.", dns.TypeA)); got != "NOERROR A 203.0.113.5" {
+		t.Errorf("online again: %s", got)
 	}
 }
 
