@@ -103,8 +103,13 @@ func (s *Server) Ready() <-chan struct{} { return s.api.Ready() }
 // Run serves until the context ends, then closes the datastore last.
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.api.Run(ctx) })
-	g.Go(func() error { return s.lead(ctx) })
+	// The leader gives its lease back while there is an API server to give it to.
+	apiCtx, stopAPI := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return s.api.Run(apiCtx) })
+	g.Go(func() error {
+		defer stopAPI()
+		return s.lead(ctx)
+	})
 	g.Go(func() error {
 		s.store.Run(ctx)
 		return nil

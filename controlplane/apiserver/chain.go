@@ -155,5 +155,6 @@ func (s *Server) aggregate(config genericapiserver.Config, next *genericapiserve
 	if err != nil {
 		return nil, err
 	}
+	a.GenericAPIServer.ShutdownTimeout = stopRequests
 	return a, s.register(a, next, extensions.Informers.Apiextensions().V1().CustomResourceDefinitions())
 }

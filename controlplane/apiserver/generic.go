@@ -69,6 +69,10 @@ func (e effective) Info() *utilversion.Info {
 	return &info
 }
 
+// When the server stops, watches are told at once to end, and requests get stopRequests to do so: whoever is still there
+// after that would have to try again anyway.
+const stopWatches, stopRequests = time.Second, 5 * time.Second
+
 // generic is the configuration that the three servers of the chain share.
 func (s *Server) generic() (*genericapiserver.Config, error) {
 	c := genericapiserver.NewConfig(registry.Codecs())
@@ -83,6 +87,7 @@ func (s *Server) generic() (*genericapiserver.Config, error) {
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
 	c.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
 	c.RequestTimeout = time.Minute
+	c.ShutdownWatchTerminationGracePeriod = stopWatches
 	s.fairness(c)
 	c.SecureServing = &genericapiserver.SecureServingInfo{
 		Listener: s.cfg.Listener,

@@ -2,6 +2,7 @@ package nodeauthz
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -165,6 +166,29 @@ func checkSlices(_ context.Context, _ *Authorizer, node string, a authorizer.Att
 	}
 	return "can only list/watch/deletecollection resourceslices with spec.nodeName field selector", nil
 }
+
+// checkPodCertificate lets a node ask for certificates of its pods (the NodeRestriction admission plugin sees for whom)
+// and follow the requests that are its own.
+func checkPodCertificate(ctx context.Context, z *Authorizer, node string, a authorizer.Attributes) (string, error) {
+	switch {
+	case a.GetSubresource() != "":
+		return "nodes may not access the status subresource of PodCertificateRequests", nil
+	case a.GetVerb() == "create":
+		return "", nil
+	case a.GetVerb() != "list" && a.GetVerb() != "watch":
+		return fmt.Sprintf("nodes may not %s podcertificaterequests", a.GetVerb()), nil
+	}
+	reqs, err := a.GetFieldSelector()
+	if err == nil {
+		for _, r := range reqs {
+			if r.Field == "spec.nodeName" && r.Value == node && (r.Operator == "=" || r.Operator == "==" || r.Operator == "in") {
+				return "", nil
+			}
+		}
+	}
+	return "can only list/watch podcertificaterequests with nodeName field selector", nil //nolint:nilerr // the reason says it
+}
+
 
 func checkCSR(_ context.Context, z *Authorizer, _ string, a authorizer.Attributes) (string, error) {
 	return z.byRules(a)

@@ -107,6 +107,7 @@ var checks = map[key]check{
 	{"resource.k8s.io", "resourceslices"}:                 checkSlices,
 	{"resource.k8s.io", "resourceclaims"}:                 reads(usesResourceClaim),
 	{"certificates.k8s.io", "certificatesigningrequests"}: checkCSR,
+	{"certificates.k8s.io", "podcertificaterequests"}:     checkPodCertificate,
 }
 
 // anyPod tells whether one of the node's pods satisfies f. The cache may lag behind a pod that was just bound, so a no
