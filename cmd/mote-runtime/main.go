@@ -117,11 +117,7 @@ func serve(cfg runtime.Config, dirs layout.Dirs, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	go func() {
-		if err := images.ImportDir(ctx, dirs.ImageArchives()); err != nil {
-			log.Error("import archives", "dir", dirs.ImageArchives(), "err", err)
-		}
-	}()
+	images.ImportAtStart(ctx, dirs.ImageArchives())
 	go func() {
 		if err := http.Serve(admin, image.AdminHandler(images)); err != nil {
 			log.Error("serve the admin socket", "err", err)

@@ -375,6 +375,44 @@ func (s *Store) add(ctx context.Context, config []byte, layers []func(context.Co
 	return img.ID, nil
 }
 
+// ImportAtStart is ImportDir in the background. Until it is done, Pull waits: what is asked for may be in an archive that
+// is still being read, and a node at the edge has no registry to ask instead.
+func (s *Store) ImportAtStart(ctx context.Context, dir string) {
+	s.mu.Lock()
+	done := make(chan struct{})
+	s.starting = done
+	s.mu.Unlock()
+	go func() {
+		defer close(done)
+		if err := s.ImportDir(ctx, dir); err != nil {
+			s.log.Error("import archives", "dir", dir, "error", err)
+		}
+	}()
+}
+
+// arrived waits for the import at the start and tells whether it brought an image that was missing.
+func (s *Store) arrived(ctx context.Context, ref string) (string, bool) {
+	s.mu.RLock()
+	starting := s.starting
+	s.mu.RUnlock()
+	if starting == nil {
+		return "", false
+	}
+	select {
+	case <-starting:
+		return "", false // long done: a pull is a pull
+	default:
+	}
+	_, missing := s.Get(ref)
+	select {
+	case <-starting:
+	case <-ctx.Done():
+		return "", false
+	}
+	img, err := s.Get(ref)
+	return img.ID, missing != nil && err == nil
+}
+
 // ImportDir imports every archive in dir (*.tar, *.tar.gz, *.tgz, *.tar.zst), in name order. A bad archive is logged and
 // skipped: one must not keep the others out. A missing directory is success.
 func (s *Store) ImportDir(ctx context.Context, dir string) error {

@@ -38,6 +38,9 @@ func (s *Store) Pull(ctx context.Context, ref string, creds Auth) (string, error
 	if err != nil {
 		return "", err
 	}
+	if id, ok := s.arrived(ctx, ref); ok {
+		return id, nil
+	}
 	s.removal.RLock()
 	defer s.removal.RUnlock()
 	var errs []error

@@ -63,10 +63,12 @@ type Store struct {
 	log  *slog.Logger
 	fsid string
 
-	mu      sync.RWMutex // guards images and the files of images/
-	images  map[string]*Image
-	layerMu keyedMutex // one unpacker a layer
-	removal sync.RWMutex
+	mu     sync.RWMutex // guards images and the files of images/
+	images map[string]*Image
+	// starting is closed when the import at the start is done; nil when there was none.
+	starting chan struct{}
+	layerMu  keyedMutex // one unpacker a layer
+	removal  sync.RWMutex
 }
 
 // Open opens the store and throws away work that a crash left half done.

@@ -332,3 +332,16 @@ func TestRetagMovesTheName(t *testing.T) {
 		t.Fatalf("%+v", s.List())
 	}
 }
+
+func TestPullWaitsForTheImportAtTheStart(t *testing.T) {
+	s := openStore(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.tar"), dockerArchive(t, "nowhere.test/app:1", makeTar(t, entry{name: "f", body: "1"})), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.ImportAtStart(context.Background(), dir)
+	id, err := s.Pull(context.Background(), "nowhere.test/app:1", Auth{}) // there is no such registry
+	if img, gerr := s.Get("nowhere.test/app:1"); gerr != nil || (err == nil && img.ID != id) {
+		t.Fatalf("%q, %v, %v", id, err, gerr)
+	}
+}
