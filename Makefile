@@ -14,7 +14,7 @@ TOOLS   := $(CURDIR)/$(BIN)/tools
 PLAIN   := ./controlplane/... ./cmd/...
 RACE    := ./agent/... ./cni/... ./proxy/... ./internal/...
 
-.PHONY: help deps build cross run stop test lint fmt e2e lab bench conformance clean
+.PHONY: help deps build cross run stop test lint fmt e2e lab lab-down bench conformance clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -51,10 +51,10 @@ e2e: build ## end-to-end tests on a lab of nodes in network namespaces (root)
 	@go test -count=1 -timeout 30m ./test/e2e/...
 
 lab: build ## a two-worker cluster in network namespaces on this machine (root); `make lab-down` ends it
-	@test/lab/lab up
+	@go run ./test/lab/labctl -bin $(BIN) up
 
 lab-down: ## end the lab
-	@test/lab/lab down
+	@go run ./test/lab/labctl -bin $(BIN) down
 
 bench: build ## memory, start-up and latency on this machine (root)
 	@go test -count=1 -timeout 30m -run '^$$' -bench . ./test/bench/...
