@@ -133,6 +133,7 @@ func churn(t *testing.T) {
 	config := podConfig(t, onPodNetwork)
 	sb, err := shared.rt.RunPodSandbox(ctx, &api.RunPodSandboxRequest{Config: config})
 	if err != nil {
+		time.Sleep(20 * time.Millisecond) // the runtime is away
 		return
 	}
 	c := containerConfig("sh", "-c", "echo up; sleep 1000")
