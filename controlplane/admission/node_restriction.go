@@ -123,6 +123,35 @@ func (n *nodeRestriction) Admit(ctx context.Context, a admission.Attributes, _ a
 		}
 	case "certificatesigningrequests." + certificatesv1.GroupName:
 		return servingRequest(a, node, deny)
+	case "podcertificaterequests." + certificatesv1.GroupName:
+		return n.podCertificate(ctx, a, node, deny)
+	}
+	return nil
+}
+
+// podCertificate lets a node ask for certificates in the name of its own running pods only.
+func (n *nodeRestriction) podCertificate(ctx context.Context, a admission.Attributes, node string, deny denier) error {
+	r, ok := a.GetObject().(*certificatesv1.PodCertificateRequest)
+	if a.GetOperation() != admission.Create || !ok {
+		return nil
+	}
+	if string(r.Spec.NodeName) != node {
+		return deny("PodCertificateRequest.Spec.NodeName=%q, which is not the requesting node %q", r.Spec.NodeName, node)
+	}
+	// Not from the cache: the pod may have been bound a moment ago.
+	pod, err := n.client.CoreV1().Pods(r.Namespace).Get(ctx, r.Spec.PodName, metav1.GetOptions{})
+	if err != nil {
+		return deny("while retrieving pod named in the PodCertificateRequest: %w", err)
+	}
+	switch {
+	case pod.UID != r.Spec.PodUID:
+		return deny("PodCertificateRequest for pod %q contains pod UID (%q) which differs from running pod %q", r.Spec.PodName, r.Spec.PodUID, pod.UID)
+	case pod.Spec.NodeName != node:
+		return deny("pod %q is not on node %q", r.Spec.PodName, node)
+	case pod.Annotations[corev1.MirrorPodAnnotationKey] != "":
+		return deny("pod %q is a mirror pod", r.Spec.PodName)
+	case pod.Spec.ServiceAccountName != r.Spec.ServiceAccountName:
+		return deny("PodCertificateRequest for pod %q contains serviceAccountName (%q) that differs from running pod (%q)", r.Spec.PodName, r.Spec.ServiceAccountName, pod.Spec.ServiceAccountName)
 	}
 	return nil
 }

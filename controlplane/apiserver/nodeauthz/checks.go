@@ -189,7 +189,6 @@ func checkPodCertificate(ctx context.Context, z *Authorizer, node string, a auth
 	return "can only list/watch podcertificaterequests with nodeName field selector", nil //nolint:nilerr // the reason says it
 }
 
-
 func checkCSR(_ context.Context, z *Authorizer, _ string, a authorizer.Attributes) (string, error) {
 	return z.byRules(a)
 }

@@ -1,6 +1,7 @@
 package validation
 
 import (
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -205,14 +206,59 @@ func projected(l *list, v *corev1.ProjectedVolumeSource, p *field.Path) {
 			}
 			seen(ip.Child("serviceAccountToken", "path"), t.Path)
 		}
-		if src.ClusterTrustBundle != nil {
+		if b := src.ClusterTrustBundle; b != nil {
 			n++
+			bp := ip.Child("clusterTrustBundle")
+			switch {
+			case b.Name != nil && b.SignerName != nil:
+				l.add(field.Invalid(bp, *b.Name, "only one of name and signerName may be used"))
+			case b.Name == nil && b.SignerName == nil:
+				l.required(bp, "either name or signerName must be specified")
+			case b.Name != nil && b.LabelSelector != nil:
+				l.add(field.Invalid(bp.Child("labelSelector"), b.LabelSelector, "labelSelector must be unset if name is specified"))
+			}
+			filePath(l, b.Path, bp.Child("path"))
+			seen(bp.Child("path"), b.Path)
 		}
-		if src.PodCertificate != nil {
+		if c := src.PodCertificate; c != nil {
 			n++
+			cp := ip.Child("podCertificate")
+			podCertificate(l, c, cp)
+			for child, path := range map[string]string{"credentialBundlePath": c.CredentialBundlePath, "keyPath": c.KeyPath, "certificateChainPath": c.CertificateChainPath} {
+				if path != "" {
+					filePath(l, path, cp.Child(child))
+					seen(cp.Child(child), path)
+				}
+			}
 		}
 		if n > 1 {
 			l.add(field.Forbidden(ip, "may not specify more than 1 volume type per source"))
 		}
+	}
+}
+
+// podCertificate checks what a node will ask a signer for in a pod's name.
+func podCertificate(l *list, c *corev1.PodCertificateProjection, p *field.Path) {
+	if c.SignerName == "" {
+		l.required(p.Child("signerName"), "")
+	} else if domain, rest, ok := strings.Cut(c.SignerName, "/"); !ok || domain == "" || rest == "" {
+		l.add(field.Invalid(p.Child("signerName"), c.SignerName, "must be a fully qualified domain and path of the form 'example.com/signer-name'"))
+	}
+	types := []string{"ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519", "RSA3072", "RSA4096"}
+	if !slices.Contains(types, c.KeyType) {
+		l.add(field.NotSupported(p.Child("keyType"), c.KeyType, types))
+	}
+	if s := c.MaxExpirationSeconds; s != nil {
+		switch {
+		case *s < 3600:
+			l.add(field.Invalid(p.Child("maxExpirationSeconds"), *s, "if provided, maxExpirationSeconds must be >= 3600"))
+		case *s > 7862400:
+			l.add(field.Invalid(p.Child("maxExpirationSeconds"), *s, "if provided, maxExpirationSeconds must be <= 7862400"))
+		case strings.HasPrefix(c.SignerName, "kubernetes.io/") && *s > 86400:
+			l.add(field.Invalid(p.Child("maxExpirationSeconds"), *s, "if provided, maxExpirationSeconds must be <= 86400"))
+		}
+	}
+	if c.CredentialBundlePath == "" && c.KeyPath == "" && c.CertificateChainPath == "" {
+		l.required(p, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath")
 	}
 }
