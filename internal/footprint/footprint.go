@@ -27,6 +27,7 @@ func Trim() error {
 	if err != nil {
 		return fmt.Errorf("find the program's file: %w", err)
 	}
+	exe = strings.TrimSuffix(exe, " (deleted)") // an upgrade put another file in its place
 	f, err := os.Open("/proc/self/maps")
 	if err != nil {
 		return fmt.Errorf("read the memory map: %w", err)
