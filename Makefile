@@ -57,7 +57,7 @@ lab-down: ## end the lab
 	@go run ./test/lab/labctl -bin $(BIN) down
 
 bench: build ## memory, start-up and latency on this machine (root)
-	@go test -count=1 -timeout 30m -run '^$$' -bench . ./test/bench/...
+	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./test/bench/...
 
 conformance: build ## upstream's conformance suite against the lab (root, long); FOCUS and PROCS narrow it
 	@test/conformance/run
