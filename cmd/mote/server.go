@@ -18,6 +18,7 @@ import (
 
 	"github.com/mote-edge/mote/cmd/internal/nodeproc"
 	"github.com/mote-edge/mote/controlplane"
+	"github.com/mote-edge/mote/internal/footprint"
 	"github.com/mote-edge/mote/internal/layout"
 )
 
@@ -42,6 +43,7 @@ func serverCommand(dirs *layout.Dirs) *cobra.Command {
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(gcPercent)
 			}
+			footprint.RespectCgroup()
 			quietLibraries()
 			cfg.Dirs = *dirs
 			cfg.API.AdvertiseAddress = advertise
