@@ -731,3 +731,88 @@ func TestEndpointsByHandAreMirrored(t *testing.T) {
 	}
 	mirrored("")
 }
+
+func TestPodReplacementPolicy(t *testing.T) {
+	t.Parallel()
+	workNodes()
+	for policy, wantPods := range map[batchv1.PodReplacementPolicy]int{batchv1.Failed: 1, batchv1.TerminatingOrFailed: 2} {
+		t.Run(string(policy), func(t *testing.T) {
+			t.Parallel()
+			ns, client := namespace(t)
+			j := job(ns, "deaf", func(s *batchv1.JobSpec) {
+				s.Parallelism, s.Completions, s.PodReplacementPolicy = ptrTo(int32(1)), ptrTo(int32(1)), &policy
+			})
+			if _, err := client.BatchV1().Jobs(ns).Create(t.Context(), j, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			status := func() batchv1.JobStatus {
+				got, err := client.BatchV1().Jobs(ns).Get(t.Context(), "work", metav1.GetOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return got.Status
+			}
+			eventually(t, "one runs", func() error { s := status(); return want(s.Ready != nil && *s.Ready == 1, "%+v", s) })
+			if err := client.CoreV1().Pods(ns).Delete(t.Context(), pods(t, ns)[0].Name, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "it terminates", func() error { s := status(); return want(*s.Terminating == 1, "%+v", s) })
+			// A pod that was deleted counts as a failure now or later, so its successor waits ten seconds at least.
+			time.Sleep(200 * time.Millisecond)
+			if n := len(pods(t, ns)); n > wantPods {
+				t.Errorf("%d pods", n)
+			}
+			if s := status(); policy == batchv1.Failed && s.Failed != 0 || policy != batchv1.Failed && s.Failed != 1 {
+				t.Errorf("%d failed", s.Failed)
+			}
+		})
+	}
+}
+
+func TestQuotaIsReported(t *testing.T) {
+	t.Parallel()
+	workNodes()
+	ns, client := namespace(t)
+	if _, err := client.CoreV1().ResourceQuotas(ns).Create(t.Context(), &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Name: "few"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("1")}},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the quota is counted", func() error {
+		q, err := client.CoreV1().ResourceQuotas(ns).Get(t.Context(), "few", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		return want(len(q.Status.Hard) == 1, "%+v", q.Status)
+	})
+	if _, err := client.AppsV1().Deployments(ns).Create(t.Context(), &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec:       appsv1.DeploymentSpec{Replicas: ptrTo(int32(3)), Selector: selector("web"), Template: template("web", "run")},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	failure := func() (string, int) {
+		d, err := client.AppsV1().Deployments(ns).Get(t.Context(), "web", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range d.Status.Conditions {
+			if c.Type == appsv1.DeploymentReplicaFailure {
+				return c.Reason + ": " + c.Message, int(d.Status.Replicas)
+			}
+		}
+		return "", int(d.Status.Replicas)
+	}
+	eventually(t, "the failure is reported", func() error {
+		f, n := failure()
+		return want(strings.HasPrefix(f, "FailedCreate: ") && strings.Contains(f, "exceeded quota") && n == 1, "%q, %d replicas", f, n)
+	})
+	if _, err := client.CoreV1().ResourceQuotas(ns).Patch(t.Context(), "few", types.MergePatchType, []byte(`{"spec":{"hard":{"pods":"5"}}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the rest is made", func() error {
+		f, n := failure()
+		return want(f == "" && n == 3, "%q, %d replicas", f, n)
+	})
+}

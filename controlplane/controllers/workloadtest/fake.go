@@ -206,7 +206,7 @@ func (c *Cluster) Start(run func(context.Context) error) {
 // Eventually waits until ok returns true.
 func (c *Cluster) Eventually(what string, ok func() bool) {
 	c.T.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}
@@ -257,7 +257,7 @@ func (c *Cluster) Event() string {
 	select {
 	case e := <-c.Recorder.Events:
 		return e
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		c.T.Fatal("no event")
 		return ""
 	}
