@@ -6,8 +6,10 @@ import (
 	"fmt"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -108,4 +110,36 @@ func (noAPI) List(context.Context, objects.Ref) (objects.Object, string, error) 
 
 func (noAPI) Watch(context.Context, objects.Ref, string) (watch.Interface, error) {
 	return nil, errStandalone
+}
+
+// nodeCertificates asks for certificates of this node's pods, and reads trust bundles.
+type nodeCertificates struct {
+	apiServer
+	uid func() string // of the Node object
+}
+
+var (
+	_ volume.TrustAPI       = nodeCertificates{}
+	_ volume.CertificateAPI = nodeCertificates{}
+)
+
+func (a nodeCertificates) ListTrustBundles(ctx context.Context, o metav1.ListOptions) (*certificatesv1.ClusterTrustBundleList, error) {
+	return a.client.ClusterTrustBundles().List(ctx, o)
+}
+
+func (a nodeCertificates) WatchTrustBundles(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	return a.client.ClusterTrustBundles().Watch(ctx, o)
+}
+
+func (a nodeCertificates) RequestPodCertificate(ctx context.Context, r *certificatesv1.PodCertificateRequest) (*certificatesv1.PodCertificateRequest, error) {
+	account, err := a.client.ServiceAccounts(r.Namespace).Get(ctx, r.Spec.ServiceAccountName, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	r.Spec.ServiceAccountUID, r.Spec.NodeName, r.Spec.NodeUID = account.UID, types.NodeName(a.node), types.UID(a.uid())
+	return a.client.PodCertificateRequests(r.Namespace).Create(ctx, r, metav1.CreateOptions{})
+}
+
+func (a nodeCertificates) WatchPodCertificate(ctx context.Context, namespace, name string) (watch.Interface, error) {
+	return a.client.PodCertificateRequests(namespace).Watch(ctx, metav1.ListOptions{FieldSelector: fields.Set{"spec.nodeName": a.node, "metadata.name": name}.String()})
 }

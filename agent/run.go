@@ -92,6 +92,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	run("volumes", p.volumes.Run)
 	run("node", p.node.Run)
 	run("logs", a.rotator(p).Run)
+	run("images", a.collector(p).Run)
 	run("events", p.events.Run)
 	run("services", p.services.Run)
 	run("checkpoint", func(ctx context.Context) error { p.disk.Run(ctx.Done()); return nil })
@@ -224,6 +225,8 @@ func (a *Agent) volumes(p *parts) error {
 	}
 	if p.api != nil {
 		cfg.Objects, cfg.API = objects.API{Client: p.api.client}, p.api
+		certs := nodeCertificates{apiServer: *p.api, uid: p.node.UID}
+		cfg.Trust, cfg.Certificates = certs, certs
 	}
 	var err error
 	p.volumes, err = volume.New(cfg)
@@ -262,3 +265,13 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 
 // memoryDir is where volumes stand whose content must not reach a disk.
 func memoryDir(dirs layout.Dirs) string { return filepath.Join(dirs.Run, "volumes") }
+
+// collector keeps images from filling the disk.
+func (a *Agent) collector(p *parts) *image.Collector {
+	return &image.Collector{
+		Images: p.cri.Images, Runtime: p.cri, Thresholds: image.Thresholds{High: 85, Low: 80}, Log: a.cfg.Log,
+		Failed: func(reason, message string) {
+			p.events.Object(corev1.ObjectReference{Kind: "Node", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)}, corev1.EventTypeWarning, reason, message)
+		},
+	}
+}

@@ -17,7 +17,7 @@ import (
 // Run keeps the content of mounted volumes current until ctx ends: it projects again what a followed object's change or
 // a token's age asks for. It sleeps otherwise.
 func (v *Volumes) Run(ctx context.Context) error {
-	defer v.objects.Close()
+	defer v.close()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -39,7 +39,10 @@ func (v *Volumes) Run(ctx context.Context) error {
 }
 
 // changed is told by the object cache.
-func (v *Volumes) changed(_ objects.Ref, owners []types.UID) {
+func (v *Volumes) changed(_ objects.Ref, owners []types.UID) { v.dirtied(owners) }
+
+// dirtied notes pods whose content may be old.
+func (v *Volumes) dirtied(owners []types.UID) {
 	v.mu.Lock()
 	for _, uid := range owners {
 		v.dirty[uid] = true

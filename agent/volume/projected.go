@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -81,7 +82,7 @@ func (v *Volumes) collect(ctx context.Context, p *podVolumes, vol *corev1.Volume
 	}
 	mode(vol.Projected.DefaultMode)
 	var errs []error
-	for _, s := range vol.Projected.Sources {
+	for i, s := range vol.Projected.Sources {
 		switch {
 		case s.ConfigMap != nil:
 			errs = append(errs, c.configMap(s.ConfigMap.Name, s.ConfigMap.Items, s.ConfigMap.Optional))
@@ -92,9 +93,9 @@ func (v *Volumes) collect(ctx context.Context, p *podVolumes, vol *corev1.Volume
 		case s.ServiceAccountToken != nil:
 			errs = append(errs, c.token(s.ServiceAccountToken))
 		case s.ClusterTrustBundle != nil:
-			errs = append(errs, errors.New("projected source clusterTrustBundle is not supported yet by this node"))
+			errs = append(errs, c.anchors(s.ClusterTrustBundle))
 		case s.PodCertificate != nil:
-			errs = append(errs, errors.New("projected source podCertificate is not supported yet by this node"))
+			errs = append(errs, c.certificate(i, s.PodCertificate))
 		}
 	}
 	return c.files, errors.Join(errs...)
@@ -216,14 +217,52 @@ func (c *collector) token(s *corev1.ServiceAccountTokenProjection) error {
 	if err != nil {
 		return err
 	}
-	if c.p.refresh.IsZero() || refresh.Before(c.p.refresh) {
-		c.p.refresh = refresh
+	c.refreshAt(refresh)
+	c.private(s.Path, []byte(token))
+	return nil
+}
+
+func (c *collector) refreshAt(at time.Time) {
+	if c.p.refresh.IsZero() || at.Before(c.p.refresh) {
+		c.p.refresh = at
 	}
-	f := file{data: []byte(token), mode: c.mode, uid: fsUserOf(c.p.pod)}
+}
+
+// private adds a file for the pod's own user or group alone, if it has one.
+func (c *collector) private(name string, data []byte) {
+	f := file{data: data, mode: c.mode, uid: fsUserOf(c.p.pod)}
 	if f.uid >= 0 || fsGroupOf(c.p.pod) >= 0 {
 		f.mode = 0o600 // the group's read permission comes with fsGroup
 	}
-	c.files[path.Clean(s.Path)] = f
+	c.files[path.Clean(name)] = f
+}
+
+// anchors adds the certificates of trust bundles.
+func (c *collector) anchors(s *corev1.ClusterTrustBundleProjection) error {
+	pem, err := c.trust.anchors(c.ctx, s)
+	if err != nil {
+		return err
+	}
+	c.private(s.Path, pem)
+	return nil
+}
+
+// certificate adds a key and its certificates, in the files that are asked for.
+func (c *collector) certificate(index int, s *corev1.PodCertificateProjection) error {
+	key, chain, refresh, err := c.certs.get(c.p.pod, fmt.Sprintf("%s/%d", c.vol, index), s)
+	if err != nil {
+		return err
+	}
+	c.refreshAt(refresh)
+	if s.CredentialBundlePath != "" {
+		c.private(s.CredentialBundlePath, slices.Concat(key, chain))
+	}
+	if s.KeyPath != "" {
+		c.private(s.KeyPath, key)
+	}
+	if s.CertificateChainPath != "" {
+		c.private(s.CertificateChainPath, chain)
+	}
 	return nil
 }
 

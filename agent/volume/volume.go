@@ -44,8 +44,12 @@ type Config struct {
 	PodsDir   string // one directory a pod
 	MemoryDir string // content that must not reach a disk; made a tmpfs unless it is one
 	Objects   objects.Source
-	API       API // nil on a standalone node: tokens and claims are refused
-	Node      NodeInfo
+	// What follows is nil on a standalone node: tokens, claims, trust bundles and certificates are refused.
+	API          API
+	Trust        TrustAPI
+	Certificates CertificateAPI
+
+	Node NodeInfo
 	// Retry, if set, is called when an object that a pod waits for has appeared or changed. It must not block.
 	Retry func(types.UID)
 	Log   *slog.Logger
@@ -56,6 +60,8 @@ type Volumes struct {
 	cfg     Config
 	objects *objects.Cache
 	tokens  *tokens
+	trust   *trust
+	certs   *podCerts
 	now     func() time.Time
 
 	mu    sync.Mutex
@@ -99,6 +105,8 @@ func New(cfg Config) (*Volumes, error) {
 	v := &Volumes{cfg: cfg, now: time.Now, pods: map[types.UID]*podVolumes{}, dirty: map[types.UID]bool{}, refresh: map[types.UID]time.Time{}, wake: make(chan struct{}, 1)}
 	v.tokens = &tokens{api: cfg.API, now: func() time.Time { return v.now() }, held: map[tokenKey]heldToken{}}
 	v.objects = objects.New(cfg.Objects, v.changed)
+	v.trust = &trust{api: cfg.Trust, notify: v.dirtied}
+	v.certs = &podCerts{api: cfg.Certificates, now: func() time.Time { return v.now() }, notify: v.dirtied, held: map[tokenKey]*podCert{}}
 	return v, nil
 }
 
@@ -128,6 +136,7 @@ func (v *Volumes) Mount(ctx context.Context, pod *corev1.Pod) error {
 	}
 	p.pod = pod
 	v.objects.Follow(pod.UID, refsOf(pod))
+	v.trust.use(pod.UID, showsTrust(pod))
 	p.offline = false
 	err := v.mountAll(ctx, p)
 	if p.offline = v.patience(p, err); p.offline {
@@ -181,6 +190,8 @@ func (v *Volumes) mountOne(ctx context.Context, p *podVolumes, vol *corev1.Volum
 func (v *Volumes) Unmount(_ context.Context, uid types.UID) error {
 	v.objects.Follow(uid, nil)
 	v.tokens.forget(uid)
+	v.trust.use(uid, false)
+	v.certs.forget(uid)
 	v.mu.Lock()
 	p := v.pods[uid]
 	delete(v.pods, uid)
@@ -227,13 +238,20 @@ func (v *Volumes) Pods() ([]types.UID, error) {
 
 // Cleanup takes every pod's volumes and the memory-backed directory away.
 func (v *Volumes) Cleanup() error {
-	v.objects.Close()
+	v.close()
 	uids, err := v.Pods()
 	errs := []error{err}
 	for _, uid := range uids {
 		errs = append(errs, v.Unmount(context.Background(), uid))
 	}
 	return errors.Join(append(errs, removeTree(v.cfg.MemoryDir))...)
+}
+
+// close ends everything that goes on in the background.
+func (v *Volumes) close() {
+	v.objects.Close()
+	v.trust.close()
+	v.certs.forget("")
 }
 
 func (v *Volumes) entry(uid types.UID) *podVolumes {
@@ -254,6 +272,6 @@ func (v *Volumes) dir(pod *corev1.Pod, plugin, name string) string {
 
 // Cleanup takes away what any run left of its volumes, without anything running: the uninstaller's way.
 func Cleanup(podsDir, memoryDir string) error {
-	v := &Volumes{cfg: Config{PodsDir: podsDir, MemoryDir: memoryDir}, objects: objects.New(nil, nil), tokens: &tokens{}, pods: map[types.UID]*podVolumes{}}
+	v := &Volumes{cfg: Config{PodsDir: podsDir, MemoryDir: memoryDir}, objects: objects.New(nil, nil), tokens: &tokens{}, trust: &trust{}, certs: &podCerts{}, pods: map[types.UID]*podVolumes{}}
 	return v.Cleanup()
 }

@@ -84,6 +84,16 @@ func (c *Client) CertificateSigningRequests() *Typed[*certificatesv1.Certificate
 	})
 }
 
+// ClusterTrustBundles reaches trust bundles.
+func (c *Client) ClusterTrustBundles() *Typed[*certificatesv1.ClusterTrustBundle, *certificatesv1.ClusterTrustBundleList] {
+	return typed(c, certificatesv1.SchemeGroupVersion, "clustertrustbundles", "", func() *certificatesv1.ClusterTrustBundle { return &certificatesv1.ClusterTrustBundle{} }, func() *certificatesv1.ClusterTrustBundleList { return &certificatesv1.ClusterTrustBundleList{} })
+}
+
+// PodCertificateRequests reaches requests for the certificates of pods.
+func (c *Client) PodCertificateRequests(namespace string) *Typed[*certificatesv1.PodCertificateRequest, *certificatesv1.PodCertificateRequestList] {
+	return typed(c, certificatesv1.SchemeGroupVersion, "podcertificaterequests", namespace, func() *certificatesv1.PodCertificateRequest { return &certificatesv1.PodCertificateRequest{} }, func() *certificatesv1.PodCertificateRequestList { return &certificatesv1.PodCertificateRequestList{} })
+}
+
 // RuntimeClasses reaches runtime classes.
 func (c *Client) RuntimeClasses() *Typed[*nodev1.RuntimeClass, *nodev1.RuntimeClassList] {
 	return typed(c, nodev1.SchemeGroupVersion, "runtimeclasses", "", func() *nodev1.RuntimeClass { return &nodev1.RuntimeClass{} }, func() *nodev1.RuntimeClassList { return &nodev1.RuntimeClassList{} })
