@@ -1,0 +1,190 @@
+package image
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/cri"
+	"github.com/mote-edge/mote/agent/cri/fakecri"
+)
+
+func puller(t *testing.T, rt *fakecri.Runtime, parallel int) *Puller {
+	c, err := cri.Dial(rt.Serve(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return New(c.Images, parallel)
+}
+
+func TestPolicy(t *testing.T) {
+	for name, c := range map[string]struct {
+		image   string
+		policy  corev1.PullPolicy
+		present bool
+		fails   bool
+		reason  string // of the error
+		events  string
+	}{
+		"present, if not present":     {"a:1", corev1.PullIfNotPresent, true, false, "", "Pulled"},
+		"absent, if not present":      {"a:1", corev1.PullIfNotPresent, false, false, "", "Pulling Pulled"},
+		"present, always":             {"a:1", corev1.PullAlways, true, false, "", "Pulling Pulled"},
+		"present, always, no network": {"a:1", corev1.PullAlways, true, true, ErrImagePull, "Pulling Failed"},
+		"absent, never":               {"a:1", corev1.PullNever, false, false, ErrImageNeverPull, "ErrImageNeverPull"},
+		"present, never":              {"a:1", corev1.PullNever, true, false, "", "Pulled"},
+		"absent, cannot be pulled":    {"a:1", corev1.PullIfNotPresent, false, true, ErrImagePull, "Pulling Failed"},
+		"not a name":                  {"A:::b", corev1.PullIfNotPresent, false, false, ErrInvalidImageName, "InspectFailed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rt := fakecri.New()
+			if c.present {
+				rt = fakecri.New(c.image)
+			}
+			if c.fails {
+				rt.OnPull = func(*runtimeapi.PullImageRequest) error { return status.Error(codes.Unknown, "no route") }
+			}
+			var events []string
+			_, err := puller(t, rt, 1).Ensure(t.Context(), Request{
+				Pod: &corev1.Pod{}, Image: c.image, Policy: c.policy, Record: func(_, reason, _ string) { events = append(events, reason) },
+			})
+			var e *Error
+			if errors.As(err, &e); (e == nil) != (c.reason == "") || e != nil && e.Reason != c.reason {
+				t.Errorf("error %v, want reason %q", err, c.reason)
+			}
+			if got := strings.Join(events, " "); got != c.events {
+				t.Errorf("events %q, want %q", got, c.events)
+			}
+		})
+	}
+}
+
+func TestPullBackoff(t *testing.T) {
+	rt := fakecri.New()
+	rt.OnPull = func(*runtimeapi.PullImageRequest) error { return status.Error(codes.Unknown, "no route") }
+	p := puller(t, rt, 1)
+	now := time.Unix(1000, 0)
+	p.now = func() time.Time { return now }
+	try := func() *Error {
+		_, err := p.Ensure(t.Context(), Request{Pod: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u"}}, Image: "a:1", Record: func(_, _, _ string) {}})
+		var e *Error
+		if !errors.As(err, &e) {
+			t.Fatalf("error %v", err)
+		}
+		return e
+	}
+	for _, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
+		if e := try(); e.Reason != ErrImagePull || e.RetryAt.Sub(now) != want*time.Second {
+			t.Errorf("%s, again in %v, want %v s", e.Reason, e.RetryAt.Sub(now), int(want))
+		}
+		if e := try(); e.Reason != ImagePullBackOff || !strings.HasPrefix(e.Message, `Back-off pulling image "a:1": ErrImagePull: failed to pull image "a:1"`) {
+			t.Errorf("in back-off: %s %s", e.Reason, e.Message)
+		}
+		now = now.Add(want * time.Second)
+	}
+	p.Forget("u")
+	if e := try(); e.RetryAt.Sub(now) != firstBackoff {
+		t.Error("a pod that is gone left its back-off behind")
+	}
+}
+
+// Many pods that want one image pull it once; different images keep to the bound.
+func TestParallelPulls(t *testing.T) {
+	rt := fakecri.New()
+	var pulls, now, most atomic.Int32
+	rt.OnPull = func(*runtimeapi.PullImageRequest) error {
+		pulls.Add(1)
+		if n := now.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		time.Sleep(20 * time.Millisecond)
+		now.Add(-1)
+		return nil
+	}
+	p := puller(t, rt, 2)
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			image := []string{"a:1", "b:1", "c:1", "d:1"}[i%4]
+			if _, err := p.Ensure(t.Context(), Request{Pod: &corev1.Pod{}, Image: image, Record: func(_, _, _ string) {}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if pulls.Load() != 4 || most.Load() > 2 {
+		t.Errorf("%d pulls of 4 images, %d at once with 2 allowed", pulls.Load(), most.Load())
+	}
+}
+
+func TestCredentials(t *testing.T) {
+	secret := func(json string) corev1.Secret {
+		return corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "s"}, Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte(json)}}
+	}
+	entry := func(key, user string) string {
+		return `{"auths":{"` + key + `":{"username":"` + user + `","password":"p"}}}`
+	}
+	for name, c := range map[string]struct {
+		image  string
+		config string
+		want   string
+		err    string
+	}{
+		"host":              {"r.io/a/b:1", entry("r.io", "u"), "u", ""},
+		"host with a port":  {"r.io:5000/a", entry("r.io:5000", "u"), "u", ""},
+		"another port":      {"r.io:5000/a", entry("r.io", "u"), "", ""},
+		"path":              {"r.io/a/b:1", entry("r.io/a", "u"), "u", ""},
+		"not half a path":   {"r.io/ab:1", entry("r.io/a", "u"), "", ""},
+		"another host":      {"r.io/a", entry("q.io", "u"), "", ""},
+		"docker hub of old": {"busybox", entry("https://index.docker.io/v1/", "u"), "u", ""},
+		"wildcard":          {"x.r.io/a", entry("*.r.io", "u"), "u", ""},
+		"wildcard's depth":  {"x.y.r.io/a", entry("*.r.io", "u"), "", ""},
+		"auth":              {"r.io/a", `{"auths":{"r.io":{"auth":"dTpwOnE="}}}`, "u", ""},
+		"not base64":        {"r.io/a", `{"auths":{"r.io":{"auth":"%"}}}`, "", "isn't base64"},
+		"not JSON":          {"r.io/a", `{`, "", "pull secret ns/s isn't a docker config"},
+		"specific first":    {"r.io/a/b", `{"auths":{"r.io":{"username":"wide"},"r.io/a":{"username":"narrow"}}}`, "narrow wide", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			auths, err := Credentials(c.image, []corev1.Secret{secret(c.config)})
+			if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+				t.Fatalf("error %v, want %q", err, c.err)
+			}
+			var users []string
+			for _, a := range auths {
+				users = append(users, a.Username)
+			}
+			if got := strings.Join(users, " "); got != c.want {
+				t.Errorf("logins %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestVictims(t *testing.T) {
+	now := time.Unix(10_000, 0)
+	img := func(id string) *runtimeapi.Image { return &runtimeapi.Image{Id: id} }
+	pinned := img("pinned")
+	pinned.Pinned = true
+	old := now.Add(-time.Hour)
+	seen := map[string]sighting{
+		"used": {old, now}, "long-ago": {old, now.Add(-30 * time.Minute)}, "lately": {old, now.Add(-time.Minute)}, "never": {old, time.Time{}},
+		"new": {now, time.Time{}}, "pinned": {old, time.Time{}},
+	}
+	var got []string
+	for _, v := range victims([]*runtimeapi.Image{img("used"), img("lately"), img("long-ago"), img("never"), img("new"), pinned}, seen, now) {
+		got = append(got, v.Id)
+	}
+	if want := []string{"never", "long-ago", "lately"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
