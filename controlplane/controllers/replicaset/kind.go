@@ -99,7 +99,7 @@ func (k *replicaSets) live(ctx context.Context, key types.NamespacedName) (metav
 }
 
 func (k *replicaSets) writeStatus(ctx context.Context, s *set, status appsv1.ReplicaSetStatus) error {
-	rs := s.obj.(*appsv1.ReplicaSet).DeepCopy() //nolint:forcetypeassert // made by view
+	rs := s.obj.(*appsv1.ReplicaSet).DeepCopy() // made by view
 	rs.Status = status
 	_, err := k.client.AppsV1().ReplicaSets(rs.Namespace).UpdateStatus(ctx, rs, metav1.UpdateOptions{})
 	return err
@@ -175,7 +175,7 @@ func (k *replicationControllers) live(ctx context.Context, key types.NamespacedN
 }
 
 func (k *replicationControllers) writeStatus(ctx context.Context, s *set, st appsv1.ReplicaSetStatus) error {
-	rc := s.obj.(*corev1.ReplicationController).DeepCopy() //nolint:forcetypeassert // made by view
+	rc := s.obj.(*corev1.ReplicationController).DeepCopy() // made by view
 	rc.Status = corev1.ReplicationControllerStatus{
 		Replicas: st.Replicas, FullyLabeledReplicas: st.FullyLabeledReplicas, ReadyReplicas: st.ReadyReplicas,
 		AvailableReplicas: st.AvailableReplicas, ObservedGeneration: st.ObservedGeneration,

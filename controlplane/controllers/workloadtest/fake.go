@@ -61,7 +61,7 @@ func New(t testing.TB, objs ...runtime.Object) *Cluster {
 func (c *Cluster) update(a kubetesting.Action) (bool, runtime.Object, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	obj := a.(kubetesting.UpdateAction).GetObject().DeepCopyObject() //nolint:forcetypeassert // it is one
+	obj := a.(kubetesting.UpdateAction).GetObject().DeepCopyObject() // it is one
 	m, err := meta.Accessor(obj)
 	if err != nil {
 		return true, nil, err
@@ -111,7 +111,7 @@ func bump(next, cur runtime.Object) {
 func (c *Cluster) patch(a kubetesting.Action) (bool, runtime.Object, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p := a.(kubetesting.PatchAction) //nolint:forcetypeassert // it is one
+	p := a.(kubetesting.PatchAction) // it is one
 	var in struct {
 		Metadata struct{ ResourceVersion string }
 	}
