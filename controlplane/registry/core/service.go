@@ -22,7 +22,7 @@ var services = resource.Descriptor[*corev1.Service]{
 	HasStatus:      true,
 	ReturnDeleted:  true,
 	CreateOnUpdate: true,
-	NameRule:       validation.NameIsDNS1035Label,
+	NameRule:       validation.NameIsDNSLabel,
 	PrepareUpdate:  func(_ context.Context, s, old *corev1.Service) { dropForType(s, old) },
 	Fields: func(s *corev1.Service) fields.Set {
 		return fields.Set{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)}
