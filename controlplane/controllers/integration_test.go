@@ -38,9 +38,6 @@ import (
 var server *apiservertest.Server
 
 func TestMain(m *testing.M) {
-	if os.Getenv("MEM") != "" {
-		os.Exit(m.Run())
-	}
 	os.Exit(run(m))
 }
 
