@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,10 +60,15 @@ func (s *Services) Run(ctx context.Context) error {
 // ErrNoServices means that the API server has not been heard of since the start.
 var ErrNoServices = errors.New("services have not yet been read at least once, cannot construct envvars")
 
-// Services returns those of a namespace, and default/kubernetes. It waits for the first list until ctx ends.
+// offline is how long a container's start waits for the first list. A node that boots without its API server starts its
+// pods all the same: those that find services by name miss nothing, those that want the variables get none.
+const offline = 5 * time.Second
+
+// Services returns those of a namespace, and default/kubernetes. It waits for the first list, but not for ever.
 func (s *Services) Services(ctx context.Context, namespace string) ([]*corev1.Service, error) {
 	select {
 	case <-s.synced:
+	case <-time.After(offline):
 	case <-ctx.Done():
 		return nil, ErrNoServices
 	}
