@@ -1,0 +1,233 @@
+package podworker
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/cri/fakecri"
+)
+
+func (n *node) eventSeen(text string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.ContainsFunc(n.events, func(e string) bool { return strings.Contains(e, text) })
+}
+
+func (n *node) waitingReason(p *corev1.Pod) string {
+	st := n.status(p.UID)
+	if len(st.ContainerStatuses) == 0 || st.ContainerStatuses[0].State.Waiting == nil {
+		return ""
+	}
+	return st.ContainerStatuses[0].State.Waiting.Reason
+}
+
+// An agent that is started again takes over what runs: no restart, no moment of not being ready.
+func TestRestartOfTheAgent(t *testing.T) {
+	rt := fakecri.New("img:1")
+	n := newNode(t, rt)
+	pod := testPod("a", func(p *corev1.Pod) {
+		p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"x"}}}, PeriodSeconds: 3600}
+	})
+	n.m.Set(Desired{Pod: pod})
+	n.until("ready", func() bool { return n.ready(pod.UID) })
+	calls := rt.Calls()
+	known := pod.DeepCopy()
+	known.Status = n.status(pod.UID)
+	n.mu.Lock()
+	n.history = map[types.UID][]corev1.PodStatus{}
+	n.mu.Unlock()
+	n.restart(t.TempDir())
+	n.m.Set(Desired{Pod: known})
+	n.m.Synced()
+	n.until("a status of the new agent", func() bool { n.mu.Lock(); defer n.mu.Unlock(); return len(n.history[pod.UID]) > 0 })
+	time.Sleep(50 * time.Millisecond)
+	n.mu.Lock()
+	for _, st := range n.history[pod.UID] {
+		if c := st.ContainerStatuses[0]; !c.Ready || c.RestartCount != 0 {
+			t.Errorf("after the restart: %+v", c)
+		}
+	}
+	n.mu.Unlock()
+	if got := rt.Calls(); !slices.Equal(got, calls) {
+		t.Errorf("the new agent did %v", got[len(calls):])
+	}
+}
+
+// What runs and is wanted by nobody goes, once every source has spoken.
+func TestOrphans(t *testing.T) {
+	rt := fakecri.New("img:1")
+	n := newNode(t, rt)
+	pod := testPod("a")
+	n.m.Set(Desired{Pod: pod})
+	n.until("ready", func() bool { return n.ready(pod.UID) })
+	n.restart(t.TempDir())
+	time.Sleep(20 * time.Millisecond)
+	if s, c := rt.Size(); s != 1 || c != 1 {
+		t.Fatal("taken down before the sources were read")
+	}
+	n.m.Synced()
+	n.until("nothing left", func() bool { s, c := rt.Size(); return s+c+len(n.m.Pods()) == 0 })
+}
+
+func TestWaitingReasons(t *testing.T) {
+	pullErr := func(*runtimeapi.PullImageRequest) error { return errors.New("no such host") }
+	for name, c := range map[string]struct {
+		change func(*corev1.Pod)
+		script fakecri.Script
+		reason string
+		event  string
+	}{
+		"image can't be pulled": {func(p *corev1.Pod) { p.Spec.Containers[0].Image = "other:1" }, fakecri.Script{}, "ErrImagePull", "Warning Failed: Error: ErrImagePull"},
+		"image never": {func(p *corev1.Pod) {
+			p.Spec.Containers[0].Image, p.Spec.Containers[0].ImagePullPolicy = "other:1", corev1.PullNever
+		}, fakecri.Script{}, "ErrImageNeverPull", "ErrImageNeverPull"},
+		"bad image name": {func(p *corev1.Pod) { p.Spec.Containers[0].Image = "A:::" }, fakecri.Script{}, "InvalidImageName", "Error: InvalidImageName"},
+		"config map missing": {func(p *corev1.Pod) {
+			p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}}}}
+		}, fakecri.Script{}, "CreateContainerConfigError", `Error: configmaps "cm" not found`},
+		"start fails": {func(*corev1.Pod) {}, fakecri.Script{StartErr: errors.New("exec: no such file")}, "RunContainerError", "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rt := fakecri.New("img:1")
+			rt.OnPull = pullErr
+			rt.OnStart = func(*runtimeapi.ContainerConfig) fakecri.Script { return c.script }
+			n := newNode(t, rt)
+			pod := testPod("a", c.change)
+			n.m.Set(Desired{Pod: pod})
+			n.until(c.reason, func() bool { return n.waitingReason(pod) == c.reason })
+			n.until(c.event, func() bool { return n.eventSeen(c.event) })
+		})
+	}
+}
+
+// A missing ConfigMap that appears lets the container start at once: Retry doesn't wait for the back-off.
+func TestRetry(t *testing.T) {
+	n := newNode(t, fakecri.New("img:1"))
+	n.mountErr = errors.New(`MountVolume.SetUp failed for volume "v" : configmap "cm" not found`)
+	pod := testPod("a")
+	n.m.Set(Desired{Pod: pod})
+	n.until("FailedMount", func() bool { return n.eventSeen("Warning FailedMount: MountVolume.SetUp failed") })
+	n.mu.Lock()
+	n.mountErr = nil
+	n.mu.Unlock()
+	begin := time.Now()
+	n.m.Retry(pod.UID)
+	n.until("ready", func() bool { return n.ready(pod.UID) })
+	if took := time.Since(begin); took > 500*time.Millisecond {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestInitAndSidecarOrder(t *testing.T) {
+	rt := fakecri.New("img:1")
+	rt.OnStart = func(c *runtimeapi.ContainerConfig) fakecri.Script {
+		return fakecri.Script{Exits: strings.HasPrefix(c.Metadata.Name, "i") || c.Metadata.Name == "job", After: 10 * time.Millisecond}
+	}
+	n := newNode(t, rt)
+	pod := testPod("a", regular("job"), inits("i1", "s1+", "i2", "s2+"), policy(corev1.RestartPolicyNever))
+	n.m.Set(Desired{Pod: pod})
+	n.until("succeeded", func() bool { return n.status(pod.UID).Phase == corev1.PodSucceeded })
+	var order []string
+	for _, c := range rt.Calls() {
+		if verb, name, _ := strings.Cut(c, " "); verb == "StartContainer" || verb == "StopContainer" || verb == "StopPodSandbox" {
+			order = append(order, strings.TrimSuffix(strings.TrimSuffix(verb, "Container"), "PodSandbox")+" "+name)
+		}
+	}
+	want := "Start i1, Start s1, Start i2, Start s2, Start job, Stop s2, Stop s1, Stop "
+	if got := strings.Join(order, ", "); got != want {
+		t.Errorf("order %s\nwant  %s", got, want)
+	}
+}
+
+func TestDeadline(t *testing.T) {
+	n := newNode(t, fakecri.New("img:1"))
+	pod := testPod("a", func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = new(int64(1)) })
+	n.m.Set(Desired{Pod: pod})
+	n.until("ready", func() bool { return n.ready(pod.UID) })
+	n.until("failed", func() bool { return n.status(pod.UID).Phase == corev1.PodFailed })
+	if st := n.status(pod.UID); st.Reason != "DeadlineExceeded" || st.ContainerStatuses[0].State.Terminated == nil {
+		t.Errorf("%s %+v", st.Reason, st.ContainerStatuses)
+	}
+}
+
+func TestHooks(t *testing.T) {
+	rt := fakecri.New("img:1")
+	var ran []string
+	rt.OnExec = func(_ string, cmd []string) (string, int32, error) {
+		ran = append(ran, cmd[0])
+		if cmd[0] == "bad" {
+			return "secret", 1, nil
+		}
+		return "", 0, nil
+	}
+	n := newNode(t, rt)
+	hook := func(cmd string) *corev1.LifecycleHandler {
+		return &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{cmd}}}
+	}
+	good := testPod("good", func(p *corev1.Pod) {
+		p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: hook("post"), PreStop: hook("pre")}
+	})
+	n.m.Set(Desired{Pod: good})
+	n.until("ready", func() bool { return n.ready(good.UID) })
+	n.m.Set(Desired{Pod: deleted(good, 5)})
+	n.until("removed", func() bool { n.mu.Lock(); defer n.mu.Unlock(); return n.removed[good.UID] })
+	if !slices.Equal(ran, []string{"post", "pre"}) {
+		t.Errorf("hooks %v", ran)
+	}
+	bad := testPod("bad", func(p *corev1.Pod) { p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: hook("bad")} })
+	n.m.Set(Desired{Pod: bad})
+	n.until("FailedPostStartHook", func() bool { return n.eventSeen("FailedPostStartHook: PostStartHook failed") })
+	n.until("killed", func() bool { return slices.Contains(rt.Calls(), "StopContainer main") })
+	if n.eventSeen("secret") {
+		t.Error("an event shows what the hook answered")
+	}
+}
+
+func TestRefused(t *testing.T) {
+	n := newNode(t, fakecri.New("img:1"))
+	pod := testPod("a", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} })
+	n.m.Set(Desired{Pod: pod})
+	n.until("failed", func() bool { return n.status(pod.UID).Phase == corev1.PodFailed })
+	if st := n.status(pod.UID); st.Reason != "NodeAffinity" || len(st.ContainerStatuses) != 0 || len(n.rt.Calls()) != 0 {
+		t.Errorf("%s %s %v", st.Reason, st.Message, n.rt.Calls())
+	}
+}
+
+func TestAdmitResources(t *testing.T) {
+	want := func(cpu string) *corev1.Pod {
+		return testPod("x", func(p *corev1.Pod) {
+			p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}
+		})
+	}
+	have := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}
+	if v := admitResources(want("1"), []*corev1.Pod{want("1")}, have); v != nil {
+		t.Errorf("refused what fits exactly: %v", v)
+	}
+	v := admitResources(want("1500m"), []*corev1.Pod{want("1")}, have)
+	if v == nil || v.Reason != "OutOfcpu" || v.Message != "Node didn't have enough resource: cpu, requested: 1500, used: 1000, capacity: 2000" {
+		t.Errorf("%+v", v)
+	}
+}
+
+func TestPlanResize(t *testing.T) {
+	list := func(cpu string) corev1.ResourceRequirements {
+		return corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}}
+	}
+	pod := testPod("a", regular("same", "grows", "restarts", "new"))
+	for i := range pod.Spec.Containers {
+		pod.Spec.Containers[i].Resources = list("1")
+	}
+	pod.Spec.Containers[2].ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceCPU, RestartPolicy: corev1.RestartContainer}}
+	p := planResize(pod, map[string]*corev1.ResourceRequirements{"same": new(list("1000m")), "grows": new(list("500m")), "restarts": new(list("500m"))})
+	if !slices.Equal(p.Update, []string{"grows"}) || !slices.Equal(p.Restart, []string{"restarts"}) {
+		t.Errorf("%+v", p)
+	}
+}
