@@ -46,7 +46,7 @@ type Controller struct {
 	nodes     corelisters.NodeLister
 	pods      owned.Pods
 	index     cache.Indexer
-	histories revision.Histories
+	histories *revision.Histories
 	rec       record.EventRecorder
 	backoff   *flowcontrol.Backoff // of nodes whose pods fail
 	queue     *keyqueue.Queue[types.NamespacedName]
@@ -60,7 +60,7 @@ func New(client kubernetes.Interface, f informers.SharedInformerFactory, rec rec
 		client: client, lister: dss.Lister(), nodes: nodes.Lister(), rec: rec,
 		pods:      owned.Pods{Client: client, Lister: pods.Lister(), Recorder: rec, Pending: owned.NewPending()},
 		index:     pods.Informer().GetIndexer(),
-		histories: revision.Histories{Client: client, Index: revs.Informer().GetIndexer(), Kind: kind},
+		histories: &revision.Histories{Client: client, Index: revs.Informer().GetIndexer(), Kind: kind},
 		backoff:   flowcontrol.NewBackOff(time.Second, 15*time.Minute),
 		ready: []cache.InformerSynced{
 			dss.Informer().HasSynced, pods.Informer().HasSynced, nodes.Informer().HasSynced, revs.Informer().HasSynced,
@@ -72,10 +72,14 @@ func New(client kubernetes.Interface, f informers.SharedInformerFactory, rec rec
 			return nil, err
 		}
 	}
-	if err := owned.WatchSelf(dss.Informer(), c.queue.Add, c.pods.Forget); err != nil {
+	err := owned.WatchSelf(dss.Informer(), c.queue.Add, func(uid types.UID) {
+		c.pods.Forget(uid)
+		c.histories.Forget(uid)
+	})
+	if err != nil {
 		return nil, err
 	}
-	err := owned.Watch(pods.Informer(), owned.Handlers{Kind: kind.Kind, Owner: c.queue.Add, Orphan: c.orphan, Gone: c.pods.Gone})
+	err = owned.Watch(pods.Informer(), owned.Handlers{Kind: kind.Kind, Owner: c.queue.Add, Orphan: c.orphan, Gone: c.pods.Gone})
 	if err != nil {
 		return nil, err
 	}

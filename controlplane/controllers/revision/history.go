@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -29,10 +30,44 @@ type Histories struct {
 	Client kubernetes.Interface
 	Index  cache.Indexer // of ControllerRevisions, with owned.Index
 	Kind   schema.GroupVersionKind
+
+	mu    sync.Mutex
+	match map[types.UID]match
+}
+
+// match says that a revision held an owner's template, which saves encoding and comparing the template every time one
+// of the owner's pods changes.
+type match struct {
+	generation int64
+	revision   types.UID
+	version    string
+}
+
+func (h *Histories) remember(owner metav1.Object, r *appsv1.ControllerRevision) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.match == nil {
+		h.match = map[types.UID]match{}
+	}
+	h.match[owner.GetUID()] = match{owner.GetGeneration(), r.UID, r.ResourceVersion}
+}
+
+func (h *Histories) remembers(owner metav1.Object, r *appsv1.ControllerRevision) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m, ok := h.match[owner.GetUID()]
+	return ok && m == match{owner.GetGeneration(), r.UID, r.ResourceVersion}
+}
+
+// Forget drops what is known of a deleted owner.
+func (h *Histories) Forget(owner types.UID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.match, owner)
 }
 
 // List returns an owner's revisions, oldest first, after adopting and releasing. live reads the owner from the API.
-func (h Histories) List(ctx context.Context, owner metav1.Object, selector labels.Selector, live func(context.Context) (metav1.Object, error)) ([]*appsv1.ControllerRevision, error) {
+func (h *Histories) List(ctx context.Context, owner metav1.Object, selector labels.Selector, live func(context.Context) (metav1.Object, error)) ([]*appsv1.ControllerRevision, error) {
 	claimer := owned.Claimer[*appsv1.ControllerRevision]{
 		Owner: owner, Kind: h.Kind, Selector: selector, Live: live,
 		Patch: func(ctx context.Context, r *appsv1.ControllerRevision, patch []byte) error {
@@ -55,7 +90,10 @@ type Wanted struct {
 
 // Current returns the revision that holds the owner's present template: the newest of the list if it does, an older
 // one, renumbered to be the newest (a roll-back), or a new one.
-func (h Histories) Current(ctx context.Context, owner metav1.Object, list []*appsv1.ControllerRevision, w Wanted) (*appsv1.ControllerRevision, error) {
+func (h *Histories) Current(ctx context.Context, owner metav1.Object, list []*appsv1.ControllerRevision, w Wanted) (*appsv1.ControllerRevision, error) {
+	if n := len(list); n > 0 && h.remembers(owner, list[n-1]) {
+		return list[n-1], nil
+	}
 	data, err := Data(w.Template)
 	if err != nil {
 		return nil, err
@@ -70,6 +108,7 @@ func (h Histories) Current(ctx context.Context, owner metav1.Object, list []*app
 			continue
 		}
 		if i == len(list)-1 {
+			h.remember(owner, r)
 			return r, nil
 		}
 		r = r.DeepCopy()
@@ -106,7 +145,7 @@ func (h Histories) Current(ctx context.Context, owner metav1.Object, list []*app
 }
 
 // Delete deletes revisions; those already gone are no error.
-func (h Histories) Delete(ctx context.Context, list []*appsv1.ControllerRevision) error {
+func (h *Histories) Delete(ctx context.Context, list []*appsv1.ControllerRevision) error {
 	for _, r := range list {
 		err := h.Client.AppsV1().ControllerRevisions(r.Namespace).Delete(ctx, r.Name, metav1.DeleteOptions{})
 		if err != nil && !apierrors.IsNotFound(err) {

@@ -45,7 +45,7 @@ type Controller struct {
 	pods      corelisters.PodLister
 	claims    corelisters.PersistentVolumeClaimLister
 	index     cache.Indexer
-	histories revision.Histories
+	histories *revision.Histories
 	rec       record.EventRecorder
 	pending   *owned.Pending
 	versions  *owned.Versions
@@ -59,7 +59,7 @@ func New(client kubernetes.Interface, f informers.SharedInformerFactory, rec rec
 	claims, revs := f.Core().V1().PersistentVolumeClaims(), f.Apps().V1().ControllerRevisions()
 	c := &Controller{
 		client: client, lister: sets.Lister(), pods: pods.Lister(), claims: claims.Lister(), index: pods.Informer().GetIndexer(),
-		histories: revision.Histories{Client: client, Index: revs.Informer().GetIndexer(), Kind: kind},
+		histories: &revision.Histories{Client: client, Index: revs.Informer().GetIndexer(), Kind: kind},
 		rec:       rec, pending: owned.NewPending(), versions: owned.NewVersions(),
 		ready: []cache.InformerSynced{
 			sets.Informer().HasSynced, pods.Informer().HasSynced, claims.Informer().HasSynced, revs.Informer().HasSynced,
@@ -74,6 +74,7 @@ func New(client kubernetes.Interface, f informers.SharedInformerFactory, rec rec
 	err := owned.WatchSelf(sets.Informer(), c.queue.Add, func(uid types.UID) {
 		c.pending.Forget(uid)
 		c.versions.Forget(uid)
+		c.histories.Forget(uid)
 	})
 	if err != nil {
 		return nil, err
