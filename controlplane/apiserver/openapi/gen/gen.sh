@@ -6,7 +6,7 @@ mkdir -p definitions
 echo "package definitions" >definitions/doc.go
 packages=""
 for p in core apps batch autoscaling policy networking discovery coordination events rbac storage scheduling node \
-	certificates admissionregistration flowcontrol resource authentication authorization; do
+	certificates admissionregistration flowcontrol resource authentication authorization storagemigration; do
 	packages="$packages k8s.io/api/$p/v1"
 done
 go run k8s.io/kube-openapi/cmd/openapi-gen --output-dir definitions --output-pkg definitions --output-file zz_generated.go \
