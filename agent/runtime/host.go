@@ -30,6 +30,8 @@ func findHost() spec.Host {
 	}
 	if raw, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil {
 		host.AppArmor = len(raw) > 0 && raw[0] == 'Y'
+		loaded, _ := os.ReadFile("/sys/kernel/security/apparmor/profiles")
+		host.AppArmorDefault = strings.Contains("\n"+string(loaded), "\n"+spec.DefaultAppArmorProfile+" ")
 	}
 	if host.CgroupV2 {
 		// memory.swap.max exists only below the root.

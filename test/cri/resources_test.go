@@ -154,7 +154,7 @@ func TestLogRotation(t *testing.T) {
 		return strings.Count(rotated.logs(), "\n")+strings.Count(c.logs(), "\n") == 20000
 	})
 	long := p.output("head -c 40000 /dev/zero | tr '\\0' x; echo; printf 'no newline'")
-	if long != strings.Repeat("x", 40000)+"\nno newline\n" {
+	if long != strings.Repeat("x", 40000)+"\nno newline" {
 		t.Errorf("a long line came back with %d bytes", len(long))
 	}
 }

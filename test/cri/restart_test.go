@@ -105,7 +105,7 @@ func TestExitWhileRuntimeIsDown(t *testing.T) {
 	if st := c.wait(); st.ExitCode != 23 || st.Reason != "Error" {
 		t.Errorf("exit code %d, reason %s", st.ExitCode, st.Reason)
 	}
-	if got := c.logs(); got != "before\nafter\nunterminated\n" {
+	if got := c.logs(); got != "before\nafter\nunterminated" {
 		t.Errorf("log %q", got)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// DefaultAppArmorProfile is the profile that RuntimeDefault means.
+// DefaultAppArmorProfile is the profile that RuntimeDefault means, where the administrator has loaded it.
 const DefaultAppArmorProfile = "mote-default"
 
 func profiles(out *specs.Spec, in Input, sc *cri.LinuxContainerSecurityContext) error {
@@ -78,7 +78,7 @@ func applyAppArmor(out *specs.Spec, in Input, sc *cri.LinuxContainerSecurityCont
 		out.Process.ApparmorProfile = strings.TrimPrefix(profile.LocalhostRef, "localhost/")
 		return nil
 	}
-	if in.Host.AppArmor && !sc.GetPrivileged() {
+	if in.Host.AppArmorDefault && !sc.GetPrivileged() {
 		out.Process.ApparmorProfile = DefaultAppArmorProfile
 	}
 	return nil

@@ -19,15 +19,16 @@ import (
 
 // Host is what this machine has, found out once at start.
 type Host struct {
-	Capabilities   []string // CAP_..., what the runtime itself may hand out
-	CgroupV2       bool
-	AppArmor       bool
-	Swap           bool // the kernel accounts swap per cgroup
-	MinOOMScoreAdj int  // below this the kernel refuses (no CAP_SYS_RESOURCE)
-	HugePageSizes  []string
-	Controllers    map[string]bool
-	Hostname       string
-	ReadFile       func(path string) ([]byte, error)
+	Capabilities    []string // CAP_..., what the runtime itself may hand out
+	CgroupV2        bool
+	AppArmor        bool
+	AppArmorDefault bool // the profile that RuntimeDefault means is loaded
+	Swap            bool // the kernel accounts swap per cgroup
+	MinOOMScoreAdj  int  // below this the kernel refuses (no CAP_SYS_RESOURCE)
+	HugePageSizes   []string
+	Controllers     map[string]bool
+	Hostname        string
+	ReadFile        func(path string) ([]byte, error)
 }
 
 // User is the identity that the container's process gets, looked up in its image.
