@@ -106,7 +106,7 @@ spec:
   restartPolicy: Never
   terminationGracePeriodSeconds: 1
   containers:
-  - {name: c, image: "mote.local/busybox:1", args: [sh, -c, %q]}
+  - {name: c, image: "mote.local/busybox:1", args: [sh, -c, %q], securityContext: {runAsUser: 0}}
 `, name, name, node, script)
 }
 
