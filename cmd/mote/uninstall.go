@@ -78,7 +78,10 @@ func (u *uninstallation) run(ctx context.Context) error {
 		return errors.Join(u.stopHolder(filepath.Join(u.dirs.Run, "server.pid")), u.stopHolder(filepath.Join(u.dirs.Run, "agent.pid")))
 	})
 	step("stopped pods", func() error { return u.stopPods(ctx) })
-	step("stopped the container runtime", func() error { return stopListener(u.dirs.HoldSocket()) })
+	step("stopped the container runtime", func() error {
+		// The holder first, or it would start the runtime again.
+		return errors.Join(stopListener("unixpacket", u.dirs.HoldSocket()), stopListener("unix", u.dirs.RuntimeSocket()))
+	})
 	step("removed the pods' cgroups", func() error {
 		t, err := cgroup.New(cgroup.Config{Root: u.cgroupRoot})
 		if err != nil {
@@ -134,8 +137,8 @@ func end(pid int) error {
 }
 
 // stopListener ends the process behind a unix socket: the kernel tells who listens there.
-func stopListener(socket string) error {
-	c, err := net.DialTimeout("unix", socket, time.Second)
+func stopListener(network, socket string) error {
+	c, err := net.DialTimeout(network, socket, time.Second)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
 		return nil
 	}
