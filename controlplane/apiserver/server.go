@@ -91,7 +91,7 @@ func (s *Server) certificates() error {
 		})
 	}
 	leaf(&s.serving, "serving", ca, pki.Subject{Name: "kube-apiserver", Hosts: s.cfg.hosts()})
-	leaf(&s.kubeletClient, "kubelet client", ca, pki.Subject{Name: "kube-apiserver-kubelet-client", Groups: []string{"kubeadm:cluster-admins"}, Client: true})
+	leaf(&s.kubeletClient, "kubelet client", ca, pki.Subject{Name: "kube-apiserver-kubelet-client", Client: true})
 	leaf(&s.frontProxy, "front proxy", s.cfg.PKI.FrontProxy, pki.Subject{Name: frontProxyName, Client: true})
 	return g.Wait()
 }

@@ -22,8 +22,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,6 +36,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 
 	"github.com/mote-edge/mote/controlplane/apiserver"
 	"github.com/mote-edge/mote/controlplane/etcd"
@@ -87,8 +91,14 @@ func Start(t testing.TB, options ...Options) *Server {
 	return s
 }
 
+// quiet keeps the libraries' talk out of the tests' output.
+var quiet = sync.OnceFunc(func() {
+	klog.SetSlogLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError + 1})))
+})
+
 // Run starts a server without a test, for TestMain. The caller calls Stop.
 func Run(ctx context.Context, o Options) (_ *Server, err error) {
+	quiet()
 	s := &Server{}
 	store, err := etcd.Start(ctx, etcd.Config{Dir: filepath.Join(o.Dir, "etcd"), UnsafeNoSync: !o.Sync})
 	if err != nil {
