@@ -1,0 +1,106 @@
+package runtime
+
+import (
+	"errors"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func TestStopSignal(t *testing.T) {
+	for _, test := range []struct {
+		asked cri.Signal
+		image string
+		want  int
+	}{
+		{cri.Signal_SIGNAL_RUNTIME_DEFAULT, "", 15},
+		{cri.Signal_SIGNAL_RUNTIME_DEFAULT, "SIGQUIT", 3},
+		{cri.Signal_SIGNAL_RUNTIME_DEFAULT, "usr1", 10},
+		{cri.Signal_SIGNAL_RUNTIME_DEFAULT, "9", 9},
+		{cri.Signal_SIGNAL_RUNTIME_DEFAULT, "SIGRTMIN+3", 37},
+		{cri.Signal_SIGNAL_RUNTIME_DEFAULT, "SIGRTMAX-1", 63},
+		{cri.Signal_SIGNAL_SIGINT, "SIGQUIT", 2},
+		{cri.Signal_SIGNAL_SIGCLD, "", 17},
+		{cri.Signal_SIGNAL_SIGRTMINPLUS5, "", 39},
+		{cri.Signal_SIGNAL_SIGRTMAXMINUS2, "", 62},
+	} {
+		if got, err := stopSignal(test.asked, test.image); err != nil || got != test.want {
+			t.Errorf("%v, %q: %d, %v", test.asked, test.image, got, err)
+		}
+	}
+	for _, name := range []string{"SIGNOTHING", "0", "65", "SIGRTMIN+99", "-1"} {
+		if got, err := stopSignal(cri.Signal_SIGNAL_RUNTIME_DEFAULT, name); !errors.Is(err, errInvalid) {
+			t.Errorf("%q: %d, %v", name, got, err)
+		}
+	}
+	for number, want := range map[int]cri.Signal{
+		15: cri.Signal_SIGNAL_SIGTERM, 34: cri.Signal_SIGNAL_SIGRTMIN, 39: cri.Signal_SIGNAL_SIGRTMINPLUS5,
+		50: cri.Signal_SIGNAL_SIGRTMAXMINUS14, 64: cri.Signal_SIGNAL_SIGRTMAX,
+	} {
+		if got := criSignal(number); got != want {
+			t.Errorf("%d: %v, want %v", number, got, want)
+		}
+	}
+}
+
+func TestSysctlsFor(t *testing.T) {
+	got, err := sysctlsFor(map[string]string{"net/ipv4/tcp_syncookies": "1", "kernel.sem": "1 2 3 4", "net.ipv4.ping_group_range": "1 0"}, false, false)
+	if err != nil || got["net.ipv4.tcp_syncookies"] != "1" || got["net.ipv4.ping_group_range"] != "1 0" || got["net.ipv4.ip_unprivileged_port_start"] != "0" {
+		t.Errorf("%v, %v", got, err)
+	}
+	for name, host := range map[string][2]bool{
+		"net.core.somaxconn": {true, false}, "kernel.msgmax": {false, true}, "vm.swappiness": {false, false}, "kernel.hostname": {false, false},
+	} {
+		if _, err := sysctlsFor(map[string]string{name: "1"}, host[0], host[1]); !errors.Is(err, errInvalid) {
+			t.Errorf("%s with host network %v and host IPC %v: %v", name, host[0], host[1], err)
+		}
+	}
+}
+
+func TestSysctlPathStaysInside(t *testing.T) {
+	for _, name := range []string{"../../etc/passwd", "net/../../../etc/passwd", "/../x"} {
+		if err := writeSysctl(name, "x"); !errors.Is(err, errInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestParseRate(t *testing.T) {
+	for text, want := range map[string]uint64{"10M": 10e6, "1Gi": 1 << 30, "512": 512, "1.5k": 1500} {
+		if got, err := parseRate(text); err != nil || got != want {
+			t.Errorf("%s: %d, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "fast", "-1M", "0", "10X"} {
+		if got, err := parseRate(text); err == nil {
+			t.Errorf("%q: %d", text, got)
+		}
+	}
+}
+
+func TestMergeResources(t *testing.T) {
+	old := &cri.LinuxContainerResources{CpuShares: 2, CpuQuota: 3, MemoryLimitInBytes: 4, CpusetCpus: "0"}
+	got := mergeResources(old, &cri.LinuxContainerResources{CpuQuota: -1, MemoryLimitInBytes: 9, Unified: map[string]string{"memory.high": "5"}})
+	if got.CpuShares != 2 || got.CpuQuota != -1 || got.MemoryLimitInBytes != 9 || got.CpusetCpus != "0" || got.Unified["memory.high"] != "5" {
+		t.Errorf("%v", got)
+	}
+	if old.CpuQuota != 3 {
+		t.Error("what was in force was changed")
+	}
+}
+
+func TestResolvConf(t *testing.T) {
+	got, err := resolvConf(&cri.DNSConfig{Servers: []string{"10.0.0.1", "10.0.0.2"}, Searches: []string{"a", "b"}, Options: []string{"ndots:5", "edns0"}})
+	if want := "search a b\nnameserver 10.0.0.1\nnameserver 10.0.0.2\noptions ndots:5 edns0\n"; err != nil || got != want {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestExitCode(t *testing.T) {
+	for status, want := range map[unix.WaitStatus]int32{0: 0, 7 << 8: 7, 9: 137, 15 | 0x80: 143} {
+		if got := exitCode(status); got != want {
+			t.Errorf("%#x: %d, want %d", status, got, want)
+		}
+	}
+}
