@@ -36,6 +36,10 @@ func (s *Scheduler) bind(ctx context.Context, it *item, pod *fit.Pod, d decision
 			return
 		}
 	}
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		s.queue.failed(it) // the pod will be deleted any moment
+		return
+	}
 	slog.WarnContext(ctx, "binding failed", "pod", pod.Namespace+"/"+pod.Name, "node", d.node, "err", err)
 	s.report(ctx, pod, corev1.PodReasonSchedulerError, fmt.Sprintf("binding rejected: %v", err), nil)
 	s.queue.failed(it)
