@@ -54,6 +54,14 @@ type Runner struct {
 // ErrFailed marks an answer of the container that says no, as against an action that couldn't be done.
 var ErrFailed = errors.New("failed")
 
+// ErrWarned marks an answer that counts as a yes and that somebody should know of.
+var ErrWarned = errors.New("warned")
+
+type warning string
+
+func (w warning) Error() string   { return string(w) }
+func (warning) Is(err error) bool { return err == ErrWarned }
+
 type failure string
 
 func (f failure) Error() string   { return string(f) }
@@ -95,7 +103,7 @@ func (t Target) Port(p intstr.IntOrString) (int, error) {
 	return n, nil
 }
 
-// HTTP sends the request; 2xx and 3xx are success. Redirects to another host count as success and aren't followed.
+// HTTP sends the request; 2xx is success. A redirect to another host isn't followed and counts as success, with ErrWarned.
 func (r *Runner) HTTP(ctx context.Context, t Target, a *corev1.HTTPGetAction, timeout time.Duration) (string, error) {
 	port, err := t.Port(a.Port)
 	if err != nil {
@@ -155,8 +163,11 @@ func (r *Runner) HTTP(ctx context.Context, t Target, a *corev1.HTTPGetAction, ti
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	if resp.StatusCode >= 200 && resp.StatusCode < 400 {
+	switch {
+	case resp.StatusCode >= 200 && resp.StatusCode < 300:
 		return string(body), nil
+	case resp.StatusCode >= 300 && resp.StatusCode < 400: // a redirect that wasn't followed
+		return string(body), warning("Probe terminated redirects, Response body: " + string(body))
 	}
 	return string(body), failure(fmt.Sprintf("HTTP probe failed with statuscode: %d", resp.StatusCode))
 }
@@ -225,6 +236,9 @@ func (r *Runner) Hook(ctx context.Context, t Target, h *corev1.LifecycleHandler)
 		return err
 	case h.HTTPGet != nil:
 		_, err := r.HTTP(ctx, t, h.HTTPGet, bound)
+		if errors.Is(err, ErrWarned) {
+			return nil
+		}
 		return err
 	case h.TCPSocket != nil:
 		return r.TCP(ctx, t, h.TCPSocket, bound)

@@ -337,6 +337,9 @@ func (w *worker) verdictOf(r probe.Result) {
 	if c == nil || c.id != r.ContainerID {
 		return
 	}
+	if !r.Failed && r.Message != "" {
+		w.m.event(w.pod, r.Container, corev1.EventTypeWarning, "ProbeWarning", r.Kind.String()+" probe warning: "+r.Message)
+	}
 	if r.Failed {
 		word := " probe failed: "
 		if r.Errored {

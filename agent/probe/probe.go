@@ -37,7 +37,7 @@ type Result struct {
 	Container   string
 	Kind        Kind
 	Verdict     Verdict // Unknown: a failure below the threshold, only for the event
-	Message     string  // of a failure
+	Message     string  // of a failure, or of a success with a warning
 	Failed      bool    // this try failed (an Unhealthy event)
 	Errored     bool    // the try couldn't be made at all
 }
@@ -191,7 +191,7 @@ func (s *Set) ask(e *entry) {
 	}
 	s.arm()
 	s.mu.Unlock()
-	if r.Failed || r.Verdict != Unknown {
+	if r.Message != "" || r.Failed || r.Verdict != Unknown {
 		s.report(r)
 	}
 }
@@ -230,6 +230,8 @@ func (s *Set) try(e *entry) (v Verdict, message string, errored bool) {
 	switch {
 	case err == nil:
 		return Success, "", false
+	case errors.Is(err, action.ErrWarned):
+		return Success, err.Error(), false
 	case errors.Is(err, action.ErrFailed):
 		return Failure, err.Error(), false
 	}

@@ -118,7 +118,7 @@ func TestActions(t *testing.T) {
 	port, _ := strconv.Atoi(portText)
 	run := &action.Runner{UserAgent: "kube-probe/x"}
 	target := action.Target{PodIP: host, Ports: []corev1.ContainerPort{{Name: "web", ContainerPort: int32(port)}}}
-	for path, want := range map[string]string{"/": "", "/away": "", "/header": "", "/bad": "HTTP probe failed with statuscode: 500", "/slow": "deadline exceeded"} {
+	for path, want := range map[string]string{"/": "", "/away": "Probe terminated redirects, Response body: <a href=", "/header": "", "/bad": "HTTP probe failed with statuscode: 500", "/slow": "deadline exceeded"} {
 		_, err := run.HTTP(t.Context(), target, &corev1.HTTPGetAction{
 			Path: path, Port: intstr.FromString("web"), HTTPHeaders: []corev1.HTTPHeader{{Name: "X-A", Value: "1"}, {Name: "Host", Value: "my.host"}},
 		}, time.Second)
