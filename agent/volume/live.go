@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/mote-edge/mote/agent/objects"
@@ -118,7 +120,11 @@ func (v *Volumes) project(ctx context.Context, uid types.UID) {
 			continue
 		}
 		if _, err := v.mountProjected(ctx, p, vol); err != nil {
-			v.cfg.Log.Warn("volume keeps its old content", "pod", p.pod.Namespace+"/"+p.pod.Name, "volume", vol.Name, "error", err)
+			level := slog.LevelWarn
+			if apierrors.IsNotFound(err) {
+				level = slog.LevelDebug // as whenever a namespace is deleted: the ConfigMaps go before the pods
+			}
+			v.cfg.Log.Log(ctx, level, "volume keeps its old content", "pod", p.pod.Namespace+"/"+p.pod.Name, "volume", vol.Name, "error", err)
 			if vol.Projected != nil && p.refresh.IsZero() {
 				p.refresh = v.now().Add(time.Minute) // a token whose renewal failed
 			}
