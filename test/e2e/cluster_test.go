@@ -1,27 +1,39 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 )
 
 func TestPodsServicesAndNamesAcrossNodes(t *testing.T) {
-	apply(t, busybox("web0", "n0", "mkdir -p /tmp/w; echo from n0 > /tmp/w/index.html; exec /busybox httpd -f -p 8080 -h /tmp/w")+
-		"---"+busybox("web1", "n1", "mkdir -p /tmp/w; echo from n1 > /tmp/w/index.html; exec /busybox httpd -f -p 8080 -h /tmp/w")+`---
+	server := func(node string) string {
+		return fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: web-%[1]s, labels: {app: web-%[1]s}}
+spec:
+  nodeName: %[1]s
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: c, image: "mote.local/peer:1", args: [serve, from %[1]s], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}}
+---`, node)
+	}
+	apply(t, server("n0")+server("n1")+`
 apiVersion: v1
 kind: Service
-metadata: {name: web1}
+metadata: {name: web}
 spec:
   type: NodePort
-  selector: {app: web1}
+  selector: {app: web-n1}
   ports: [{port: 80, targetPort: 8080, nodePort: 31080}]
 `)
-	kubectl(t, "wait", "--for=condition=Ready", "pod/web0", "pod/web1", "--timeout=30s")
-	ip := kubectl(t, "get", "pod", "web1", "-o", "jsonpath={.status.podIP}")
-	for _, url := range []string{"http://" + ip + ":8080/", "http://web1.default.svc.cluster.local/", "http://web1/"} {
+	kubectl(t, "wait", "--for=condition=Ready", "pod/web-n0", "pod/web-n1", "--timeout=30s")
+	ip := kubectl(t, "get", "pod", "web-n1", "-o", "jsonpath={.status.podIP}")
+	for _, url := range []string{"http://" + ip + ":8080/", "http://web.default.svc.cluster.local/", "http://web/"} {
 		until(t, url+" answers a pod on the other node", 10*time.Second, func() bool {
-			out, err := try("exec", "web0", "--", "/busybox", "wget", "-q", "-T", "2", "-O", "-", url)
+			out, err := try("exec", "web-n0", "--", "/peer", "get", url)
 			return err == nil && strings.Contains(out, "from n1")
 		})
 	}

@@ -45,14 +45,13 @@ func runTests(m *testing.M) (code int, err error) {
 	if _, err := os.Stat(filepath.Join(bin, "mote")); err != nil {
 		return 1, fmt.Errorf("bin/mote is missing: run `make build` first")
 	}
-	archive := filepath.Join(dir, "busybox.tar")
-	pack := exec.Command("go", "run", "../../examples/pack", "-o", archive, "-ref", "mote.local/busybox:1", "/bin/busybox")
-	if out, err := pack.CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("make the test image: %w: %s", err, out)
+	images, err := packImages(dir)
+	if err != nil {
+		return 1, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	cfg := lab.Config{Name: fmt.Sprintf("me%d", os.Getpid()%10000), Dir: dir, Bin: bin, Workers: 1, Images: []string{archive}}
+	cfg := lab.Config{Name: fmt.Sprintf("me%d", os.Getpid()%10000), Dir: dir, Bin: bin, Workers: 1, Images: images}
 	if cluster, err = lab.Up(ctx, cfg); err != nil {
 		return 1, err
 	}
@@ -62,6 +61,27 @@ func runTests(m *testing.M) (code int, err error) {
 		}
 	}()
 	return m.Run(), nil
+}
+
+// packImages makes the tests' two images: busybox, and the network program of this folder.
+func packImages(dir string) ([]string, error) {
+	peer := filepath.Join(dir, "peer")
+	build := exec.Command("go", "build", "-trimpath", "-o", peer, "./peer")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the network program: %w: %s", err, out)
+	}
+	var archives []string
+	for _, program := range []string{"/bin/busybox", peer} {
+		name := filepath.Base(program)
+		archive := filepath.Join(dir, name+".tar")
+		pack := exec.Command("go", "run", "../../examples/pack", "-o", archive, "-ref", "mote.local/"+name+":1", program)
+		if out, err := pack.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("make the image %s: %w: %s", name, err, out)
+		}
+		archives = append(archives, archive)
+	}
+	return archives, nil
 }
 
 // kubectl runs stock kubectl and fails the test if it does.
