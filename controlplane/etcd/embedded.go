@@ -16,7 +16,6 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.etcd.io/etcd/server/v3/proxy/grpcproxy/adapter"
-	"go.etcd.io/raft/v3/raftpb"
 )
 
 // A unix socket's path may have 107 bytes on Linux (sun_path).
@@ -102,8 +101,9 @@ func embedConfig(cfg Config, sockets string) (*embed.Config, error) {
 
 // awaitReady returns when the member leads and serves.
 func awaitReady(ctx context.Context, s *etcdserver.EtcdServer, failed <-chan error) error {
-	t := time.NewTicker(2 * time.Millisecond)
+	t := time.NewTicker(electionPoll)
 	defer t.Stop()
+	var e elector
 	for {
 		select {
 		case <-s.ReadyNotify():
@@ -115,18 +115,7 @@ func awaitReady(ctx context.Context, s *etcdserver.EtcdServer, failed <-chan err
 		case <-ctx.Done():
 			return fmt.Errorf("etcd did not become ready: %w", ctx.Err())
 		case <-t.C:
-			elect(ctx, s)
+			e.try(ctx, s)
 		}
 	}
-}
-
-// elect makes a lone member stand for leader now rather than after a random election timeout. MsgTimeoutNow is raft's
-// own word for that (raft thesis, 3.10); a leader or a candidate ignores it.
-func elect(ctx context.Context, s *etcdserver.EtcdServer) {
-	if len(s.Cluster().Members()) != 1 || s.Leader() != 0 {
-		return
-	}
-	id := uint64(s.MemberID())
-	// Refused until the first configuration entry is applied; the caller comes again.
-	_ = s.Process(ctx, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &id, From: &id})
 }

@@ -85,7 +85,7 @@ func TestExternalClientOverSocketAndWatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer external.Close() //nolint:errcheck // the test's end
+	defer external.Close()
 	w := s.Client().Watch(t.Context(), "a", clientv3.WithPrefix(), clientv3.WithCreatedNotify())
 	if r := <-w; !r.Created {
 		t.Fatalf("got %+v, want the watch's creation", r)
@@ -123,6 +123,27 @@ func TestWorthDefragmenting(t *testing.T) {
 	}{{10 * mb, mb, false}, {100 * mb, 90 * mb, false}, {200 * mb, 20 * mb, true}, {200 * mb, 110 * mb, false}} {
 		if got := worthDefragmenting(tc.size, tc.used); got != tc.want {
 			t.Errorf("size %d used %d: %v", tc.size, tc.used, got)
+		}
+	}
+}
+
+// A restart replays the log while the lone member is told to lead. Raft panics when it is told so before it has taken
+// note of what was applied and compacted.
+func TestRestartWithLongLog(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "etcd")
+	s := start(t, dir)
+	for i := range 5 * catchUpEntries / 2 {
+		if _, err := s.Client().Put(t.Context(), "k", strings.Repeat("v", i%100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 8 {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = start(t, dir)
+		if _, err := s.Client().Put(t.Context(), "k", "again"); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
