@@ -168,7 +168,7 @@ func TestRun(t *testing.T) {
 		if errors.Is(err, unix.ECONNREFUSED) {
 			return nil
 		}
-		return fmt.Errorf("got %v", err)
+		return fmt.Errorf("got %w", err)
 	})
 	l, err := net.Listen("tcp", "192.0.2.1:80")
 	if err != nil {

@@ -39,14 +39,22 @@ func TestPodLimits(t *testing.T) {
 		want Limits
 	}{
 		{"nothing asked", pod("a", container("", "")), corev1.PodQOSBestEffort, Limits{CPUShares: 2, PIDs: 100}},
-		{"guaranteed", pod("a", container("cpu=500m memory=64Mi", "cpu=500m memory=64Mi")), corev1.PodQOSGuaranteed,
-			Limits{CPUShares: 512, CPUQuota: 50000, CPUPeriod: 100000, Memory: 64 << 20, PIDs: 100}},
-		{"limits alone count as guaranteed", pod("a", container("cpu=1", "cpu=1 memory=1Mi")), corev1.PodQOSGuaranteed,
-			Limits{CPUShares: 1024, CPUQuota: 100000, CPUPeriod: 100000, Memory: 1 << 20, PIDs: 100}},
-		{"one container without limits: the pod has none", pod("a", container("cpu=100m", "cpu=200m memory=1Mi"), container("", "")), corev1.PodQOSBurstable,
-			Limits{CPUShares: 102, CPUQuota: -1, CPUPeriod: 100000, Memory: -1, PIDs: 100}},
-		{"burstable with limits everywhere", pod("a", container("cpu=100m memory=1Mi", "cpu=1m memory=2Mi")), corev1.PodQOSBurstable,
-			Limits{CPUShares: 102, CPUQuota: 1000, CPUPeriod: 100000, Memory: 2 << 20, PIDs: 100}},
+		{
+			"guaranteed", pod("a", container("cpu=500m memory=64Mi", "cpu=500m memory=64Mi")), corev1.PodQOSGuaranteed,
+			Limits{CPUShares: 512, CPUQuota: 50000, CPUPeriod: 100000, Memory: 64 << 20, PIDs: 100},
+		},
+		{
+			"limits alone count as guaranteed", pod("a", container("cpu=1", "cpu=1 memory=1Mi")), corev1.PodQOSGuaranteed,
+			Limits{CPUShares: 1024, CPUQuota: 100000, CPUPeriod: 100000, Memory: 1 << 20, PIDs: 100},
+		},
+		{
+			"one container without limits: the pod has none", pod("a", container("cpu=100m", "cpu=200m memory=1Mi"), container("", "")), corev1.PodQOSBurstable,
+			Limits{CPUShares: 102, CPUQuota: -1, CPUPeriod: 100000, Memory: -1, PIDs: 100},
+		},
+		{
+			"burstable with limits everywhere", pod("a", container("cpu=100m memory=1Mi", "cpu=1m memory=2Mi")), corev1.PodQOSBurstable,
+			Limits{CPUShares: 102, CPUQuota: 1000, CPUPeriod: 100000, Memory: 2 << 20, PIDs: 100},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := QOSClass(tc.pod); got != tc.qos {

@@ -105,8 +105,12 @@ func TestEnv(t *testing.T) {
 	}{
 		"plain, and a reference to an earlier one": {env: []corev1.EnvVar{{Name: "X", Value: "1"}, {Name: "Y", Value: "$(X)2$(Z)"}, {Name: "Z", Value: "3"}}, want: map[string]string{"Y": "12$(Z)"}},
 		"fields": {env: []corev1.EnvVar{
-			{Name: "NAME", ValueFrom: ref("metadata.name")}, {Name: "L", ValueFrom: ref("metadata.labels['l']")}, {Name: "IP", ValueFrom: ref("status.podIP")},
-			{Name: "IPS", ValueFrom: ref("status.podIPs")}, {Name: "NODE", ValueFrom: ref("spec.nodeName")}, {Name: "HOST", ValueFrom: ref("status.hostIP")},
+			{Name: "NAME", ValueFrom: ref("metadata.name")},
+			{Name: "L", ValueFrom: ref("metadata.labels['l']")},
+			{Name: "IP", ValueFrom: ref("status.podIP")},
+			{Name: "IPS", ValueFrom: ref("status.podIPs")},
+			{Name: "NODE", ValueFrom: ref("spec.nodeName")},
+			{Name: "HOST", ValueFrom: ref("status.hostIP")},
 		}, want: map[string]string{"NAME": "p", "L": "v", "IP": "10.0.0.2", "IPS": "10.0.0.2,fd00::2", "NODE": "n1", "HOST": "192.0.2.1"}},
 		"a field that isn't one": {env: []corev1.EnvVar{{Name: "X", ValueFrom: ref("spec.nope")}}, err: "unsupported fieldPath: spec.nope"},
 		"resources": {env: []corev1.EnvVar{
@@ -167,8 +171,11 @@ func TestResolver(t *testing.T) {
 		"cluster first": {func(*corev1.Pod) {}, []string{"10.43.0.10"}, "[10.43.0.10] [ns.svc.c.l svc.c.l c.l example.com corp] [ndots:5]", ""},
 		"default":       {func(p *corev1.Pod) { p.Spec.DNSPolicy = corev1.DNSDefault }, []string{"10.43.0.10"}, "[192.0.2.53] [example.com corp] [rotate timeout:1]", ""},
 		"host network":  {func(p *corev1.Pod) { p.Spec.HostNetwork = true }, []string{"10.43.0.10"}, "[192.0.2.53] [example.com corp] [rotate timeout:1]", ""},
-		"host network, cluster first": {func(p *corev1.Pod) { p.Spec.HostNetwork, p.Spec.DNSPolicy = true, corev1.DNSClusterFirstWithHostNet }, []string{"10.43.0.10"},
-			"[10.43.0.10] [ns.svc.c.l svc.c.l c.l example.com corp] [ndots:5]", ""},
+		"host network, cluster first": {
+			func(p *corev1.Pod) { p.Spec.HostNetwork, p.Spec.DNSPolicy = true, corev1.DNSClusterFirstWithHostNet },
+			[]string{"10.43.0.10"},
+			"[10.43.0.10] [ns.svc.c.l svc.c.l c.l example.com corp] [ndots:5]", "",
+		},
 		"no cluster DNS": {func(*corev1.Pod) {}, nil, "[192.0.2.53] [example.com corp] [rotate timeout:1]", "does not have ClusterDNS"},
 		"none, its own": {func(p *corev1.Pod) {
 			p.Spec.DNSPolicy = corev1.DNSNone
@@ -177,10 +184,13 @@ func TestResolver(t *testing.T) {
 		"its own option wins": {func(p *corev1.Pod) {
 			p.Spec.DNSConfig = &corev1.PodDNSConfig{Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: new("1")}}}
 		}, []string{"10.43.0.10"}, "[10.43.0.10] [ns.svc.c.l svc.c.l c.l example.com corp] [ndots:1]", ""},
-		"too many servers": {func(p *corev1.Pod) {
-			p.Spec.DNSConfig = &corev1.PodDNSConfig{Nameservers: []string{"1.1.1.1", "1.1.1.2", "1.1.1.3"}}
-		}, []string{"10.43.0.10"},
-			"[10.43.0.10 1.1.1.1 1.1.1.2] [ns.svc.c.l svc.c.l c.l example.com corp] [ndots:5]", "Nameserver limits were exceeded"},
+		"too many servers": {
+			func(p *corev1.Pod) {
+				p.Spec.DNSConfig = &corev1.PodDNSConfig{Nameservers: []string{"1.1.1.1", "1.1.1.2", "1.1.1.3"}}
+			},
+			[]string{"10.43.0.10"},
+			"[10.43.0.10 1.1.1.1 1.1.1.2] [ns.svc.c.l svc.c.l c.l example.com corp] [ndots:5]", "Nameserver limits were exceeded",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, warn := Resolver(DNSInput{Pod: pod(c.change), Host: host, ClusterDNS: c.dns, ClusterDomain: "c.l"})

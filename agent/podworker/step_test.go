@@ -181,10 +181,14 @@ func TestStep(t *testing.T) {
 		"sidecar died while an init runs":          {view(testPod("a", inits("s+", "i"))).ctr("s", cri.Exited).ctr("i", cri.Running), "Start s #1"},
 		"sidecar died, regular ones run":           {view(testPod("a", never, inits("s+"))).ctr("s", cri.Exited).ctr("main", cri.Running), "Start s #1"},
 		"sidecar in back-off doesn't hold regular": {view(testPod("a", inits("s+"), regular("x", "y"))).ctr("s", cri.Exited).ctr("x", cri.Running).with(func(v *View) { v.Containers["s"] = ContainerView{Backoff: Backoff{time.Minute, epoch}} }), "Start y, waiting s"},
-		"sidecars end after regular ones": {view(testPod("a", never, inits("s1+", "s2+"))).ctr("s1", cri.Running).ctr("s2", cri.Running).ctr("main", cri.Exited),
-			"Kill s2, finished"},
-		"sidecars end backwards": {view(testPod("a", never, inits("s1+", "s2+"))).ctr("s1", cri.Running).ctr("s2", cri.Exited).ctr("main", cri.Exited),
-			"Kill s1, finished"},
+		"sidecars end after regular ones": {
+			view(testPod("a", never, inits("s1+", "s2+"))).ctr("s1", cri.Running).ctr("s2", cri.Running).ctr("main", cri.Exited),
+			"Kill s2, finished",
+		},
+		"sidecars end backwards": {
+			view(testPod("a", never, inits("s1+", "s2+"))).ctr("s1", cri.Running).ctr("s2", cri.Exited).ctr("main", cri.Exited),
+			"Kill s1, finished",
+		},
 
 		"ephemeral: beside the rest":  {view(testPod("a", ephemeral("dbg"))).ctr("main", cri.Running), "Start dbg"},
 		"ephemeral: never again":      {view(testPod("a", ephemeral("dbg"))).ctr("main", cri.Running).ctr("dbg", cri.Exited), ""},
@@ -193,10 +197,14 @@ func TestStep(t *testing.T) {
 		"sandbox died: a new one, the old one stopped first": {view(testPod("a")).ctr("main", cri.Exited, code(137)).with(func(v *View) {
 			v.Observed.Sandboxes[0].State = cri.Exited
 		}), "RunSandbox #1"},
-		"new sandbox: init containers run again": {view(testPod("a", inits("i"))).ctr("i", cri.Exited, in("s0")).ctr("main", cri.Exited, in("s0"), code(137)),
-			"Start i #1"},
-		"new sandbox: what had succeeded stays so": {view(testPod("a", onFailure, regular("x", "y"))).ctr("x", cri.Exited, in("s0")).ctr("y", cri.Exited, in("s0"), code(137)),
-			"Start y #1"},
+		"new sandbox: init containers run again": {
+			view(testPod("a", inits("i"))).ctr("i", cri.Exited, in("s0")).ctr("main", cri.Exited, in("s0"), code(137)),
+			"Start i #1",
+		},
+		"new sandbox: what had succeeded stays so": {
+			view(testPod("a", onFailure, regular("x", "y"))).ctr("x", cri.Exited, in("s0")).ctr("y", cri.Exited, in("s0"), code(137)),
+			"Start y #1",
+		},
 		"sandbox died, never: the pod is over": {view(testPod("a", never)).ctr("main", cri.Exited, code(137)).with(func(v *View) {
 			v.Observed.Sandboxes[0].State = cri.Exited
 		}), "Release, finished"},

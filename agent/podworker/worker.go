@@ -44,7 +44,6 @@ type worker struct {
 	prepared, held                    bool
 	preparing, sandboxBusy, releasing bool
 	removing                          bool
-	parent                            string // cgroup
 	sandboxConfig                     *runtimeapi.PodSandboxConfig
 	prepareAt, sandboxAt, settled     time.Time
 	prepareTries, sandboxTries        int

@@ -64,7 +64,6 @@ type entry struct {
 	index   int  // in the heap; -1 when it isn't
 	busy    bool // asking now
 	held    bool // waits for the startup probe
-	again   bool // asked to run at once after the one under way
 	gone    bool
 }
 

@@ -28,7 +28,7 @@ func (s *Service) attachStream(ctx context.Context, id string, in io.Reader, out
 	if !alive {
 		return nil
 	}
-	defer sink.Close()
+	defer func() { _ = sink.Close() }()
 	if tty >= 0 {
 		go resizeTerminal(tty, c.exited, resize)
 	}

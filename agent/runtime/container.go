@@ -23,13 +23,11 @@ type container struct {
 	logPath string
 	pump    *logs.Pump
 	pidfd   int
-	stdin   int // write end of the stdin pipe, -1 if none
-	stdinMu sync.Mutex
+	stdin   int   // write end of the stdin pipe, -1 if none
 	tty     int   // the terminal's master, -1 if none
 	held    []int // what mote-hold keeps copies of
 	exited  chan struct{}
 	cleaned chan struct{} // closed when cgroup and mounts of an ended container are gone
-	exitErr error
 }
 
 func newContainer(rec containerRecord, config *cri.ContainerConfig, logPath string) *container {

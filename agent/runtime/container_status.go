@@ -136,8 +136,11 @@ func mergeResources(old, update *cri.LinuxContainerResources) *cri.LinuxContaine
 		to   *int64
 		from int64
 	}{
-		{&out.CpuPeriod, update.CpuPeriod}, {&out.CpuQuota, update.CpuQuota}, {&out.CpuShares, update.CpuShares},
-		{&out.MemoryLimitInBytes, update.MemoryLimitInBytes}, {&out.MemorySwapLimitInBytes, update.MemorySwapLimitInBytes},
+		{&out.CpuPeriod, update.CpuPeriod},
+		{&out.CpuQuota, update.CpuQuota},
+		{&out.CpuShares, update.CpuShares},
+		{&out.MemoryLimitInBytes, update.MemoryLimitInBytes},
+		{&out.MemorySwapLimitInBytes, update.MemorySwapLimitInBytes},
 		{&out.OomScoreAdj, update.OomScoreAdj},
 	} {
 		if f.from != 0 {

@@ -19,21 +19,33 @@ func value(v *cri.UInt64Value) (uint64, bool) { return v.GetValue(), v != nil }
 
 // containerMetrics are labelled like cAdvisor's: id, name, image.
 var containerMetrics = []metric{
-	{"container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", cri.MetricType_COUNTER,
+	{
+		"container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", cri.MetricType_COUNTER,
 		func(s *cri.ContainerStats) (uint64, bool) {
 			nanos, found := value(s.GetCpu().GetUsageCoreNanoSeconds())
 			return nanos / 1e9, found
-		}},
-	{"container_memory_working_set_bytes", "Current working set of the container in bytes.", cri.MetricType_GAUGE,
-		func(s *cri.ContainerStats) (uint64, bool) { return value(s.GetMemory().GetWorkingSetBytes()) }},
-	{"container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed.", cri.MetricType_GAUGE,
-		func(s *cri.ContainerStats) (uint64, bool) { return value(s.GetMemory().GetUsageBytes()) }},
-	{"container_memory_rss", "Size of RSS in bytes.", cri.MetricType_GAUGE,
-		func(s *cri.ContainerStats) (uint64, bool) { return value(s.GetMemory().GetRssBytes()) }},
-	{"container_memory_swap", "Container swap usage in bytes.", cri.MetricType_GAUGE,
-		func(s *cri.ContainerStats) (uint64, bool) { return value(s.GetSwap().GetSwapUsageBytes()) }},
-	{"container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", cri.MetricType_GAUGE,
-		func(s *cri.ContainerStats) (uint64, bool) { return value(s.GetWritableLayer().GetUsedBytes()) }},
+		},
+	},
+	{
+		"container_memory_working_set_bytes", "Current working set of the container in bytes.", cri.MetricType_GAUGE,
+		func(s *cri.ContainerStats) (uint64, bool) { return value(s.GetMemory().GetWorkingSetBytes()) },
+	},
+	{
+		"container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed.", cri.MetricType_GAUGE,
+		func(s *cri.ContainerStats) (uint64, bool) { return value(s.GetMemory().GetUsageBytes()) },
+	},
+	{
+		"container_memory_rss", "Size of RSS in bytes.", cri.MetricType_GAUGE,
+		func(s *cri.ContainerStats) (uint64, bool) { return value(s.GetMemory().GetRssBytes()) },
+	},
+	{
+		"container_memory_swap", "Container swap usage in bytes.", cri.MetricType_GAUGE,
+		func(s *cri.ContainerStats) (uint64, bool) { return value(s.GetSwap().GetSwapUsageBytes()) },
+	},
+	{
+		"container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", cri.MetricType_GAUGE,
+		func(s *cri.ContainerStats) (uint64, bool) { return value(s.GetWritableLayer().GetUsedBytes()) },
+	},
 }
 
 var metricLabels = []string{"id", "name", "image"}

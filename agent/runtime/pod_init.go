@@ -60,7 +60,8 @@ func (s *Service) ensurePodInit(sb *sandbox) (int, error) {
 		},
 	}
 	for _, ns := range []specs.LinuxNamespace{
-		{Type: specs.NetworkNamespace, Path: sb.rec.NetPath}, {Type: specs.IPCNamespace, Path: sb.rec.IPCPath},
+		{Type: specs.NetworkNamespace, Path: sb.rec.NetPath},
+		{Type: specs.IPCNamespace, Path: sb.rec.IPCPath},
 		{Type: specs.UTSNamespace, Path: sb.rec.UTSPath},
 	} {
 		if ns.Path != "" {

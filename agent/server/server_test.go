@@ -91,14 +91,17 @@ func (w *world) Exec(_ context.Context, in *runtimeapi.ExecRequest, _ ...grpc.Ca
 	u, err := w.ask("exec %s %q in=%t out=%t err=%t tty=%t", in.ContainerId, in.Cmd, in.Stdin, in.Stdout, in.Stderr, in.Tty)
 	return &runtimeapi.ExecResponse{Url: u}, err
 }
+
 func (w *world) Attach(_ context.Context, in *runtimeapi.AttachRequest, _ ...grpc.CallOption) (*runtimeapi.AttachResponse, error) {
 	u, err := w.ask("attach %s tty=%t", in.ContainerId, in.Tty)
 	return &runtimeapi.AttachResponse{Url: u}, err
 }
+
 func (w *world) PortForward(_ context.Context, in *runtimeapi.PortForwardRequest, _ ...grpc.CallOption) (*runtimeapi.PortForwardResponse, error) {
 	u, err := w.ask("forward %s %v", in.PodSandboxId, in.Port)
 	return &runtimeapi.PortForwardResponse{Url: u}, err
 }
+
 func (w *world) ExecSync(_ context.Context, in *runtimeapi.ExecSyncRequest, _ ...grpc.CallOption) (*runtimeapi.ExecSyncResponse, error) {
 	_, err := w.ask("run %q", in.Cmd)
 	return &runtimeapi.ExecSyncResponse{Stdout: []byte("out"), Stderr: []byte("err"), ExitCode: int32(len(in.Cmd) - 1)}, err
@@ -262,7 +265,7 @@ func TestStreamsGoToTheRuntime(t *testing.T) {
 	fmt.Fprintf(conn, "POST /exec/ns/p/uid-1/c?%s HTTP/1.1\r\nHost: n\r\nAuthorization: Bearer token-of-admin\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\nping ", q.Encode())
 	in := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(in, nil)
-	if err != nil || resp.StatusCode != 101 || resp.Header.Get("Upgrade") != "SPDY/3.1" {
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != "SPDY/3.1" {
 		t.Fatalf("%v %v", resp, err)
 	}
 	fmt.Fprint(conn, "pong")

@@ -25,9 +25,7 @@ func writeAtomically(dir string, files map[string]file, gid int) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if old != "" && !same(filepath.Join(dir, old), files, gid) {
-		old = filepath.Base(old)
-	} else if old != "" {
+	if old != "" && same(filepath.Join(dir, old), files, gid) {
 		return tidy(dir, filepath.Base(old), files) // a crash may have come between the rename and the links
 	}
 	next, err := writeNext(dir, files, gid)

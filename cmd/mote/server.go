@@ -127,9 +127,11 @@ type levelHandler struct {
 func (h levelHandler) Enabled(ctx context.Context, l slog.Level) bool {
 	return l >= h.min && h.Handler.Enabled(ctx, l)
 }
+
 func (h levelHandler) WithAttrs(a []slog.Attr) slog.Handler {
 	return levelHandler{h.Handler.WithAttrs(a), h.min}
 }
+
 func (h levelHandler) WithGroup(g string) slog.Handler {
 	return levelHandler{h.Handler.WithGroup(g), h.min}
 }

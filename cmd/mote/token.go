@@ -1,16 +1,15 @@
 package main
 
 import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"

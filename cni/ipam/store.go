@@ -85,7 +85,7 @@ func Lock(path string) (func(), error) {
 		return nil, err
 	}
 	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
@@ -256,7 +256,7 @@ func (s *Store) get(containerID, ifName string) (Record, bool, error) {
 	}
 	var rec Record
 	if err := json.Unmarshal(b, &rec); err != nil {
-		return Record{}, false, fmt.Errorf("%w: %s: %v: delete the pod, or remove the file", errCorrupt, path, err)
+		return Record{}, false, fmt.Errorf("%w: %s: %w: delete the pod, or remove the file", errCorrupt, path, err)
 	}
 	return rec, true, nil
 }

@@ -2,6 +2,8 @@ package admission
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,9 +12,6 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-
-	"crypto/x509"
-	"encoding/pem"
 )
 
 // certificateVerb asks for the right to approve, or to sign, for one signer: the verbs on the virtual resource

@@ -2,6 +2,8 @@ package admission
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -21,9 +23,6 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
-
-	"crypto/x509"
-	"encoding/pem"
 )
 
 // nodeRestriction keeps a node to its own affairs: its Node object, its lease, the pods bound to it, tokens for them.

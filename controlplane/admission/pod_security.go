@@ -110,6 +110,7 @@ func (a podSecurityAttributes) GetUserName() string { return a.GetUserInfo().Get
 func (a podSecurityAttributes) GetObject() (runtime.Object, error) {
 	return a.Attributes.GetObject(), nil
 }
+
 func (a podSecurityAttributes) GetOldObject() (runtime.Object, error) {
 	return a.Attributes.GetOldObject(), nil
 }

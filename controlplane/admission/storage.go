@@ -131,7 +131,7 @@ func (c *claimResize) Validate(_ context.Context, a admission.Attributes, _ admi
 		return nil
 	}
 	if old.Status.Phase != corev1.ClaimBound {
-		return admission.NewForbidden(a, errors.New("Only bound persistent volume claims can be expanded")) //nolint:staticcheck // upstream's words
+		return admission.NewForbidden(a, errors.New("Only bound persistent volume claims can be expanded"))
 	}
 	if name := claim.Spec.StorageClassName; name != nil {
 		if class, err := c.classes.Get(*name); err == nil && class.AllowVolumeExpansion != nil && *class.AllowVolumeExpansion {

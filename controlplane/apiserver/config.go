@@ -144,7 +144,7 @@ func defaultAddress() net.IP {
 		if err != nil {
 			continue
 		}
-		defer conn.Close() //nolint:errcheck // nothing was sent
+		defer conn.Close()
 		if a, ok := conn.LocalAddr().(*net.UDPAddr); ok {
 			return a.IP
 		}

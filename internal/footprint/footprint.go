@@ -32,7 +32,7 @@ func Trim() error {
 	if err != nil {
 		return fmt.Errorf("read the memory map: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	areas, err := readOnly(f, exe)
 	if err != nil {
 		return err

@@ -47,6 +47,7 @@ func slice(endpoints ...snapshot.Endpoint) []*snapshot.Slice {
 func local(s string) snapshot.Endpoint {
 	return snapshot.Endpoint{Addr: ip(s), Local: true, Ready: true, Serving: true}
 }
+
 func remote(s string) snapshot.Endpoint {
 	return snapshot.Endpoint{Addr: ip(s), Ready: true, Serving: true}
 }

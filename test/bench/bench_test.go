@@ -109,7 +109,7 @@ func dialIn(path string) func(context.Context, string, string) (net.Conn, error)
 		if err := netns.Set(there); err != nil {
 			return nil, err
 		}
-		defer netns.Set(own) //nolint:errcheck // the thread's own namespace can always be entered
+		defer netns.Set(own)
 		return (&net.Dialer{}).DialContext(ctx, network, address)
 	}
 }

@@ -28,8 +28,10 @@ func (n *node) leftovers() []string {
 			found = append(found, "mount "+point)
 		}
 	}
-	for _, dir := range []string{"run/netns", "run/ns", "run/sandboxes", "run/ctr", "run/runc", "data/runtime/state", "data/runtime/snapshots",
-		"run/cni/attachments", "run/cni/addresses"} {
+	for _, dir := range []string{
+		"run/netns", "run/ns", "run/sandboxes", "run/ctr", "run/runc", "data/runtime/state", "data/runtime/snapshots",
+		"run/cni/attachments", "run/cni/addresses",
+	} {
 		entries, _ := os.ReadDir(filepath.Join(n.dir, dir))
 		for _, entry := range entries {
 			found = append(found, filepath.Join(dir, entry.Name()))

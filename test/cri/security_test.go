@@ -47,8 +47,10 @@ func TestSecurityContext(t *testing.T) {
 			s.Capabilities = &api.Capability{AddAmbientCapabilities: []string{"NET_BIND_SERVICE"}}
 		}, "CapAmb:\t0000000000000400\n"},
 		"masked path": {"cat /proc/version | wc -c", func(s *api.LinuxContainerSecurityContext) { s.MaskedPaths = []string{"/proc/version"} }, "0\n"},
-		"read-only path": {"echo 1 > /proc/sys/kernel/domainname", func(s *api.LinuxContainerSecurityContext) { s.ReadonlyPaths = []string{"/proc/sys"} },
-			"sh: can't create /proc/sys/kernel/domainname: Read-only file system\n"},
+		"read-only path": {
+			"echo 1 > /proc/sys/kernel/domainname", func(s *api.LinuxContainerSecurityContext) { s.ReadonlyPaths = []string{"/proc/sys"} },
+			"sh: can't create /proc/sys/kernel/domainname: Read-only file system\n",
+		},
 		"seccomp default": {"grep Seccomp: /proc/self/status; unshare -U true 2>&1", func(s *api.LinuxContainerSecurityContext) { s.Seccomp = &api.SecurityProfile{} }, "Seccomp:\t2\nunshare: unshare(0x10000000): Operation not permitted\n"},
 		"seccomp unconfined": {"grep Seccomp: /proc/self/status", func(s *api.LinuxContainerSecurityContext) {
 			s.Seccomp = &api.SecurityProfile{ProfileType: api.SecurityProfile_Unconfined}

@@ -132,18 +132,26 @@ func (l *Lab) network(ctx context.Context) error {
 	}
 	steps := [][]string{
 		// Mount namespaces are pinned by files, which needs a private mount to live on.
-		{"mount", "--bind", ns, ns}, {"mount", "--make-private", ns},
-		{"ip", "netns", "add", sw}, {"ip", "-n", sw, "link", "set", "lo", "up"}, {"ip", "-n", sw, "link", "add", "br0", "type", "bridge"},
-		{"ip", "-n", sw, "addr", "add", l.cfg.Subnet + ".1/24", "dev", "br0"}, {"ip", "-n", sw, "link", "set", "br0", "up"},
+		{"mount", "--bind", ns, ns},
+		{"mount", "--make-private", ns},
+		{"ip", "netns", "add", sw},
+		{"ip", "-n", sw, "link", "set", "lo", "up"},
+		{"ip", "-n", sw, "link", "add", "br0", "type", "bridge"},
+		{"ip", "-n", sw, "addr", "add", l.cfg.Subnet + ".1/24", "dev", "br0"},
+		{"ip", "-n", sw, "link", "set", "br0", "up"},
 	}
 	for _, n := range l.Nodes {
 		node, port := l.netns(n.Name), "p-"+n.Name
 		steps = append(steps, [][]string{
-			{"ip", "netns", "add", node}, {"ip", "-n", node, "link", "set", "lo", "up"},
+			{"ip", "netns", "add", node},
+			{"ip", "-n", node, "link", "set", "lo", "up"},
 			{"ip", "-n", sw, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", node},
-			{"ip", "-n", sw, "link", "set", port, "master", "br0", "up"}, {"ip", "-n", node, "addr", "add", n.IP + "/24", "dev", "eth0"},
-			{"ip", "-n", node, "link", "set", "eth0", "up"}, {"ip", "-n", node, "route", "add", "default", "via", l.cfg.Subnet + ".1"},
-			{"touch", n.mountNS()}, {"unshare", "--mount=" + n.mountNS(), "--propagation", "slave", "mount", "--make-rshared", "/"},
+			{"ip", "-n", sw, "link", "set", port, "master", "br0", "up"},
+			{"ip", "-n", node, "addr", "add", n.IP + "/24", "dev", "eth0"},
+			{"ip", "-n", node, "link", "set", "eth0", "up"},
+			{"ip", "-n", node, "route", "add", "default", "via", l.cfg.Subnet + ".1"},
+			{"touch", n.mountNS()},
+			{"unshare", "--mount=" + n.mountNS(), "--propagation", "slave", "mount", "--make-rshared", "/"},
 		}...)
 	}
 	for _, s := range steps {

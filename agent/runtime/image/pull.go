@@ -125,7 +125,7 @@ type verifiedBlob struct {
 
 func (v *verifiedBlob) Read(p []byte) (int, error) {
 	n, err := v.r.Read(p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		if verr := v.r.Verify(); verr != nil {
 			return n, fmt.Errorf("the registry sent a blob that does not match its digest: %w", verr)
 		}

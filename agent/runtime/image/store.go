@@ -59,9 +59,8 @@ type Image struct {
 
 // Store is safe for concurrent use.
 type Store struct {
-	cfg  Config
-	log  *slog.Logger
-	fsid string
+	cfg Config
+	log *slog.Logger
 
 	mu     sync.RWMutex // guards images and the files of images/
 	images map[string]*Image

@@ -49,8 +49,10 @@ type source struct {
 var errClosed = errors.New("the container's log is closed")
 
 // buffers holds scratch memory: idle containers have none.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 64*1024+maxLine); return &b }}
-var outputs = sync.Pool{New: func() any { b := make([]byte, 0, 96*1024); return &b }}
+var (
+	buffers = sync.Pool{New: func() any { b := make([]byte, 64*1024+maxLine); return &b }}
+	outputs = sync.Pool{New: func() any { b := make([]byte, 0, 96*1024); return &b }}
+)
 
 // New prepares the log file. Start begins to copy.
 func New(cfg Config, watch Watcher) (*Pump, error) {
@@ -114,7 +116,7 @@ func (p *Pump) Finish() {
 	defer p.mu.Unlock()
 	for i := range p.stream {
 		if p.stream[i].fd >= 0 {
-			p.copyLocked(Stream(i))
+			_, _ = p.copyLocked(Stream(i)) // the container is dead: what can't be read now never will be
 			p.endLocked(Stream(i))
 		}
 	}
@@ -192,17 +194,17 @@ func (p *Pump) copyLocked(stream Stream) (bool, error) {
 		before := s.spool.size
 		n, err := s.spool.fill(s.fd, 64*1024)
 		switch {
-		case err == unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			return false, nil
-		case err == unix.EINVAL || err == unix.ENOSPC:
+		case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSPC):
 			var ended bool
-			if ended, err = p.readDirect(stream); ended || err == unix.EAGAIN {
+			if ended, err = p.readDirect(stream); ended || errors.Is(err, unix.EAGAIN) {
 				return ended, nil
 			}
 			if err != nil {
 				return false, err
 			}
-		case err == unix.EIO: // a terminal whose last user is gone
+		case errors.Is(err, unix.EIO): // a terminal whose last user is gone
 			return true, nil
 		case err != nil:
 			return false, fmt.Errorf("read %s: %w", stream, err)

@@ -22,7 +22,7 @@ func profiles(out *specs.Spec, in Input, sc *cri.LinuxContainerSecurityContext) 
 func applySeccomp(out *specs.Spec, in Input, sc *cri.LinuxContainerSecurityContext) error {
 	profile := sc.GetSeccomp()
 	if profile == nil {
-		profile = legacyProfile(sc.GetSeccompProfilePath()) //nolint:staticcheck // old kubelets send nothing else
+		profile = legacyProfile(sc.GetSeccompProfilePath())
 	}
 	if profile == nil || sc.GetPrivileged() {
 		return nil

@@ -96,13 +96,13 @@ func samePorts(have, want []corev1.ServicePort) bool {
 
 func (b *Bootstrap) endpoints(ctx context.Context) error {
 	api := b.cfg.Client.CoreV1().Endpoints(metav1.NamespaceDefault)
-	subsets := []corev1.EndpointSubset{{ //nolint:staticcheck // clients of the old API still read the kubernetes Endpoints
-		Addresses: []corev1.EndpointAddress{{IP: b.cfg.AdvertiseAddress.String()}},                               //nolint:staticcheck // as above
-		Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(b.cfg.Port), Protocol: corev1.ProtocolTCP}}, //nolint:staticcheck,gosec // a port
+	subsets := []corev1.EndpointSubset{{
+		Addresses: []corev1.EndpointAddress{{IP: b.cfg.AdvertiseAddress.String()}},
+		Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(b.cfg.Port), Protocol: corev1.ProtocolTCP}}, // a port
 	}}
 	have, err := api.Get(ctx, kubernetesName, cached)
 	if apierrors.IsNotFound(err) {
-		_, err = api.Create(ctx, &corev1.Endpoints{ //nolint:staticcheck // as above
+		_, err = api.Create(ctx, &corev1.Endpoints{
 			ObjectMeta: metav1.ObjectMeta{
 				Name: kubernetesName, Namespace: metav1.NamespaceDefault,
 				// The slice below is this Service's only one.

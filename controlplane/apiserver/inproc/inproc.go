@@ -55,7 +55,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	go func() {
 		defer func() {
 			_ = in.Body.Close()
-			if r := recover(); r != nil { //nolint:errorlint // a panic's value
+			if r := recover(); r != nil {
 				w.finish(fmt.Errorf("the request's handler panicked: %v", r))
 				return
 			}

@@ -38,7 +38,7 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Body.Close() //nolint:errcheck // the test's end
+	defer r.Body.Close()
 	body, err := io.ReadAll(r.Body)
 	if err != nil || string(body) != "HELLO" || r.StatusCode != http.StatusTeapot || r.Header.Get("X-Path") != "/path?q=1" || r.Header.Get("X-Late") != "" {
 		t.Errorf("%d %v %q %v", r.StatusCode, r.Header, body, err)

@@ -186,7 +186,7 @@ func checkPodCertificate(ctx context.Context, z *Authorizer, node string, a auth
 			}
 		}
 	}
-	return "can only list/watch podcertificaterequests with nodeName field selector", nil //nolint:nilerr // the reason says it
+	return "can only list/watch podcertificaterequests with nodeName field selector", nil
 }
 
 func checkCSR(_ context.Context, z *Authorizer, _ string, a authorizer.Attributes) (string, error) {

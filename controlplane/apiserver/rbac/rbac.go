@@ -59,9 +59,11 @@ type cached struct {
 func (c *cached) Role(namespace, name string) (*rbacv1.Role, error) {
 	return c.roles.Roles(namespace).Get(name)
 }
+
 func (c *cached) ClusterRole(name string) (*rbacv1.ClusterRole, error) {
 	return c.clusterRoles.Get(name)
 }
+
 func (c *cached) RoleBindings(namespace string) ([]*rbacv1.RoleBinding, error) {
 	return c.bindings.RoleBindings(namespace).List(labels.Everything())
 }

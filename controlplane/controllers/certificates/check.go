@@ -83,7 +83,7 @@ func checkNodeSubject(req *x509.CertificateRequest) error {
 	case !strings.HasPrefix(req.Subject.CommonName, nodePrefix) || len(req.Subject.CommonName) == len(nodePrefix):
 		return errors.New("subject common name does not begin with system:node:")
 	case len(req.EmailAddresses) > 0:
-		return errors.New("Email subjectAltNames are not allowed") //nolint:staticcheck // upstream's words
+		return errors.New("Email subjectAltNames are not allowed")
 	case len(req.URIs) > 0:
 		return errors.New("URI subjectAltNames are not allowed")
 	}

@@ -84,10 +84,18 @@ func TestRoll(t *testing.T) {
 		{"up again into the room made", 10, "3", "2", rs("new", 3, 0), []*appsv1.ReplicaSet{rs("a", 8, 8)}, "new=5"},
 		{"stuck while the new ones are not available", 10, "3", "2", rs("new", 5, 0), []*appsv1.ReplicaSet{rs("a", 8, 8)}, ""},
 		{"the last old ones", 10, "3", "2", rs("new", 10, 10), []*appsv1.ReplicaSet{rs("a", 3, 3)}, "a=0"},
-		{"unhealthy old pods go first, whatever the oldest", 4, "1", "0",
-			rs("new", 1, 1), []*appsv1.ReplicaSet{rs("a", 2, 2), rs("b", 2, 0)}, "b=1"},
-		{"back from a crashlooping template: its pods are the old ones", 10, "3", "2",
-			rs("new", 8, 7), []*appsv1.ReplicaSet{rs("bad", 5, 0)}, "bad=1"},
+		{
+			"unhealthy old pods go first, whatever the oldest", 4, "1", "0",
+			rs("new", 1, 1),
+			[]*appsv1.ReplicaSet{rs("a", 2, 2), rs("b", 2, 0)},
+			"b=1",
+		},
+		{
+			"back from a crashlooping template: its pods are the old ones", 10, "3", "2",
+			rs("new", 8, 7),
+			[]*appsv1.ReplicaSet{rs("bad", 5, 0)},
+			"bad=1",
+		},
 		{"one at a time with surge 1 and nothing unavailable", 2, "1", "0", rs("new", 0, 0), []*appsv1.ReplicaSet{rs("a", 2, 2)}, "new=1"},
 		{"and down", 2, "1", "0", rs("new", 1, 1), []*appsv1.ReplicaSet{rs("a", 2, 2)}, "a=1"},
 		{"percentages that round to nothing still move", 1, "0", "1%", rs("new", 0, 0), []*appsv1.ReplicaSet{rs("a", 1, 1)}, "a=0"},
@@ -156,8 +164,12 @@ func TestProportional(t *testing.T) {
 		{"grows by share", 15, "3", rs("new", 5, 5, "max-replicas=13"), []*appsv1.ReplicaSet{rs("a", 8, 8, "max-replicas=13")}, "a=11 new=7"},
 		{"shrinks by share", 5, "3", rs("new", 5, 5, "max-replicas=13"), []*appsv1.ReplicaSet{rs("a", 8, 8, "max-replicas=13")}, "a=5 new=3"},
 		{"to zero", 0, "3", rs("new", 5, 5, "max-replicas=13"), []*appsv1.ReplicaSet{rs("a", 8, 8, "max-replicas=13")}, "a=0 new=0"},
-		{"what rounding leaves goes to the largest", 11, "0",
-			rs("new", 3, 3, "max-replicas=10"), []*appsv1.ReplicaSet{rs("a", 4, 4, "max-replicas=10"), rs("b", 3, 3, "max-replicas=10")}, "a=5 b=3 new=3"},
+		{
+			"what rounding leaves goes to the largest", 11, "0",
+			rs("new", 3, 3, "max-replicas=10"),
+			[]*appsv1.ReplicaSet{rs("a", 4, 4, "max-replicas=10"), rs("b", 3, 3, "max-replicas=10")},
+			"a=5 b=3 new=3",
+		},
 		{"no size change only refreshes", 10, "3", rs("new", 5, 5, "max-replicas=13"), []*appsv1.ReplicaSet{rs("a", 8, 8, "max-replicas=13")}, "a=8 new=5"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -174,8 +186,14 @@ func TestFenceposts(t *testing.T) {
 		surge, unavailable string
 		s, u               int32
 	}{
-		{10, "25%", "25%", 3, 2}, {2, "0%", "1%", 0, 1}, {1, "0", "1%", 0, 1}, {2, "1%", "25%", 1, 0},
-		{4, "1", "10", 1, 4}, {0, "25%", "25%", 0, 0}, {1, "25%", "25%", 1, 0}, {3, "150%", "0", 5, 0},
+		{10, "25%", "25%", 3, 2},
+		{2, "0%", "1%", 0, 1},
+		{1, "0", "1%", 0, 1},
+		{2, "1%", "25%", 1, 0},
+		{4, "1", "10", 1, 4},
+		{0, "25%", "25%", 0, 0},
+		{1, "25%", "25%", 1, 0},
+		{3, "150%", "0", 5, 0},
 	} {
 		if s, u := fenceposts(deploy(c.want, c.surge, c.unavailable)); s != c.s || u != c.u {
 			t.Errorf("%+v: got %d, %d", c, s, u)
@@ -291,16 +309,36 @@ func TestProgress(t *testing.T) {
 		reason string
 	}{
 		{"complete", appsv1.DeploymentStatus{Conditions: cond(reasonUpdated, time.Minute)}, sets{rs("new", 2, 2), nil}, reasonComplete},
-		{"more are ready", appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, Conditions: cond(reasonCreated, time.Minute)},
-			sets{rs("new", 2, 1), nil}, reasonUpdated},
-		{"nothing moved, in time", appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, Conditions: cond(reasonCreated, time.Minute)},
-			sets{rs("new", 2, 0), nil}, reasonCreated},
-		{"nothing moved, too late", appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, Conditions: cond(reasonCreated, 11*time.Minute)},
-			sets{rs("new", 2, 0), nil}, reasonTimedOut},
-		{"losing a pod after completion is no timeout", appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: 2, Conditions: cond(reasonComplete, time.Hour)},
-			sets{rs("new", 2, 1), nil}, reasonComplete},
-		{"late but moving again", appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, Conditions: cond(reasonTimedOut, time.Hour)},
-			sets{rs("new", 2, 1), nil}, reasonUpdated},
+		{
+			"more are ready",
+			appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, Conditions: cond(reasonCreated, time.Minute)},
+			sets{rs("new", 2, 1), nil},
+			reasonUpdated,
+		},
+		{
+			"nothing moved, in time",
+			appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, Conditions: cond(reasonCreated, time.Minute)},
+			sets{rs("new", 2, 0), nil},
+			reasonCreated,
+		},
+		{
+			"nothing moved, too late",
+			appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, Conditions: cond(reasonCreated, 11*time.Minute)},
+			sets{rs("new", 2, 0), nil},
+			reasonTimedOut,
+		},
+		{
+			"losing a pod after completion is no timeout",
+			appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: 2, Conditions: cond(reasonComplete, time.Hour)},
+			sets{rs("new", 2, 1), nil},
+			reasonComplete,
+		},
+		{
+			"late but moving again",
+			appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, Conditions: cond(reasonTimedOut, time.Hour)},
+			sets{rs("new", 2, 1), nil},
+			reasonUpdated,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := deploy(2, "1", "0")

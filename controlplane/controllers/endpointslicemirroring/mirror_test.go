@@ -53,13 +53,17 @@ func TestMirror(t *testing.T) {
 		invalid, skipped int
 	}{
 		{"nothing", byHand(), "", 0, 0},
-		{"ready and not", byHand(corev1.EndpointSubset{Ports: http, Addresses: addrs("10.0.0.2", "10.0.0.1"), NotReadyAddresses: addrs("10.0.0.3")}),
-			"IPv4 80 10.0.0.1 10.0.0.2 10.0.0.3!", 0, 0},
+		{
+			"ready and not", byHand(corev1.EndpointSubset{Ports: http, Addresses: addrs("10.0.0.2", "10.0.0.1"), NotReadyAddresses: addrs("10.0.0.3")}),
+			"IPv4 80 10.0.0.1 10.0.0.2 10.0.0.3!", 0, 0,
+		},
 		{"both families", byHand(corev1.EndpointSubset{Ports: http, Addresses: addrs("fd00::1", "10.0.0.1")}), "IPv4 80 10.0.0.1; IPv6 80 fd00::1", 0, 0},
 		{"leading zeros, bad ones", byHand(corev1.EndpointSubset{Ports: http, Addresses: addrs("010.0.0.01", "nonsense")}), "IPv4 80 10.0.0.1", 1, 0},
 		{"no ports", byHand(corev1.EndpointSubset{Addresses: addrs("10.0.0.1")}), "IPv4 10.0.0.1", 0, 0},
-		{"equal ports merge", byHand(corev1.EndpointSubset{Ports: http, Addresses: addrs("10.0.0.2")}, corev1.EndpointSubset{Ports: http, Addresses: addrs("10.0.0.1")}),
-			"IPv4 80 10.0.0.1 10.0.0.2", 0, 0},
+		{
+			"equal ports merge", byHand(corev1.EndpointSubset{Ports: http, Addresses: addrs("10.0.0.2")}, corev1.EndpointSubset{Ports: http, Addresses: addrs("10.0.0.1")}),
+			"IPv4 80 10.0.0.1 10.0.0.2", 0, 0,
+		},
 		{"ready wins", byHand(corev1.EndpointSubset{Ports: http, Addresses: addrs("10.0.0.2"), NotReadyAddresses: addrs("10.0.0.2")}), "IPv4 80 10.0.0.2", 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {

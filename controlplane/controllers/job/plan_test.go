@@ -186,8 +186,10 @@ func TestVerdict(t *testing.T) {
 		{"at the limit", newJob(limit(2)), "fail fail", nil, ""},
 		{"a deleted pod counts", newJob(limit(0)), "run~", nil, "FailureTarget BackoffLimitExceeded"},
 		{"unless only failed ones are replaced", newJob(limit(0), func(j *batchv1.Job) { j.Spec.PodReplacementPolicy = ptr(batchv1.Failed) }), "run~", nil, ""},
-		{"restarts in place", newJob(limit(2), func(j *batchv1.Job) { j.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyOnFailure }), "run",
-			func(v view) { v.pods[0].Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: 2}} }, "FailureTarget BackoffLimitExceeded"},
+		{
+			"restarts in place", newJob(limit(2), func(j *batchv1.Job) { j.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyOnFailure }), "run",
+			func(v view) { v.pods[0].Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: 2}} }, "FailureTarget BackoffLimitExceeded",
+		},
 		{"deadline", newJob(func(j *batchv1.Job) { j.Spec.ActiveDeadlineSeconds = ptr(int64(3600)) }), "run", nil, "FailureTarget DeadlineExceeded"},
 		{"in time", newJob(func(j *batchv1.Job) { j.Spec.ActiveDeadlineSeconds = ptr(int64(3601)) }), "run", nil, ""},
 		{"no deadline while suspended", newJob(func(j *batchv1.Job) {
@@ -247,8 +249,15 @@ func TestIndexes(t *testing.T) {
 		out  string
 		size int
 	}{
-		{"", 10, "", 0}, {"1", 10, "1", 1}, {"1,2", 10, "1,2", 2}, {"1-3", 10, "1-3", 3}, {"0,1-3,7", 10, "0-3,7", 5},
-		{"1-9", 5, "1-4", 4}, {"7", 5, "", 0}, {"x,2,3-y", 5, "2", 1}, {"3,1", 5, "1,3", 2},
+		{"", 10, "", 0},
+		{"1", 10, "1", 1},
+		{"1,2", 10, "1,2", 2},
+		{"1-3", 10, "1-3", 3},
+		{"0,1-3,7", 10, "0-3,7", 5},
+		{"1-9", 5, "1-4", 4},
+		{"7", 5, "", 0},
+		{"x,2,3-y", 5, "2", 1},
+		{"3,1", 5, "1,3", 2},
 	} {
 		x := parseIndexes(c.in, c.n)
 		if x.String() != c.out || x.len() != c.size {

@@ -309,8 +309,14 @@ func TestVersions(t *testing.T) {
 
 func TestSlowStart(t *testing.T) {
 	for _, c := range []struct{ n, failAt, done, calls int }{
-		{0, -1, 0, 0}, {1, -1, 1, 1}, {10, -1, 10, 10}, {100, -1, 100, 100},
-		{10, 0, 0, 1}, {10, 1, 2, 3}, {10, 3, 6, 7}, {10, 9, 9, 10},
+		{0, -1, 0, 0},
+		{1, -1, 1, 1},
+		{10, -1, 10, 10},
+		{100, -1, 100, 100},
+		{10, 0, 0, 1},
+		{10, 1, 2, 3},
+		{10, 3, 6, 7},
+		{10, 9, 9, 10},
 	} {
 		var calls atomic.Int32
 		done, err := SlowStart(t.Context(), c.n, func(_ context.Context, i int) error {

@@ -32,8 +32,10 @@ var mutatingWebhooks = resource.Descriptor[*admissionv1.MutatingWebhookConfigura
 	NeedsResourceVersion: true,
 	Columns: []resource.Column[*admissionv1.MutatingWebhookConfiguration]{
 		resource.Name[*admissionv1.MutatingWebhookConfiguration](),
-		{Name: "Webhooks", Type: "integer", Doc: "Webhooks indicates the number of webhooks registered in this configuration",
-			Value: func(w *admissionv1.MutatingWebhookConfiguration) any { return int64(len(w.Webhooks)) }},
+		{
+			Name: "Webhooks", Type: "integer", Doc: "Webhooks indicates the number of webhooks registered in this configuration",
+			Value: func(w *admissionv1.MutatingWebhookConfiguration) any { return int64(len(w.Webhooks)) },
+		},
 		resource.Age[*admissionv1.MutatingWebhookConfiguration](),
 	},
 }
@@ -49,8 +51,10 @@ var validatingWebhooks = resource.Descriptor[*admissionv1.ValidatingWebhookConfi
 	NeedsResourceVersion: true,
 	Columns: []resource.Column[*admissionv1.ValidatingWebhookConfiguration]{
 		resource.Name[*admissionv1.ValidatingWebhookConfiguration](),
-		{Name: "Webhooks", Type: "integer", Doc: "Webhooks indicates the number of webhooks registered in this configuration",
-			Value: func(w *admissionv1.ValidatingWebhookConfiguration) any { return int64(len(w.Webhooks)) }},
+		{
+			Name: "Webhooks", Type: "integer", Doc: "Webhooks indicates the number of webhooks registered in this configuration",
+			Value: func(w *admissionv1.ValidatingWebhookConfiguration) any { return int64(len(w.Webhooks)) },
+		},
 		resource.Age[*admissionv1.ValidatingWebhookConfiguration](),
 	},
 }
@@ -63,10 +67,14 @@ var validatingPolicies = resource.Descriptor[*admissionv1.ValidatingAdmissionPol
 	Generation: true, HasStatus: true, StatusKeepsMeta: true, NeedsResourceVersion: true,
 	Columns: []resource.Column[*admissionv1.ValidatingAdmissionPolicy]{
 		resource.Name[*admissionv1.ValidatingAdmissionPolicy](),
-		{Name: "Validations", Type: "integer", Doc: "Validations indicates the number of validation rules defined in this configuration",
-			Value: func(p *admissionv1.ValidatingAdmissionPolicy) any { return int64(len(p.Spec.Validations)) }},
-		{Name: "ParamKind", Doc: "ParamKind specifies the kind of resources used to parameterize this policy",
-			Value: func(p *admissionv1.ValidatingAdmissionPolicy) any { return paramKind(p.Spec.ParamKind) }},
+		{
+			Name: "Validations", Type: "integer", Doc: "Validations indicates the number of validation rules defined in this configuration",
+			Value: func(p *admissionv1.ValidatingAdmissionPolicy) any { return int64(len(p.Spec.Validations)) },
+		},
+		{
+			Name: "ParamKind", Doc: "ParamKind specifies the kind of resources used to parameterize this policy",
+			Value: func(p *admissionv1.ValidatingAdmissionPolicy) any { return paramKind(p.Spec.ParamKind) },
+		},
 		resource.Age[*admissionv1.ValidatingAdmissionPolicy](),
 	},
 }
@@ -95,10 +103,14 @@ var mutatingPolicies = resource.Descriptor[*admissionv1.MutatingAdmissionPolicy]
 	Generation: true, NeedsResourceVersion: true,
 	Columns: []resource.Column[*admissionv1.MutatingAdmissionPolicy]{
 		resource.Name[*admissionv1.MutatingAdmissionPolicy](),
-		{Name: "Mutations", Type: "integer", Doc: "Mutation indicates the number of mutations rules defined in this configuration",
-			Value: func(p *admissionv1.MutatingAdmissionPolicy) any { return int64(len(p.Spec.Mutations)) }},
-		{Name: "ParamKind", Doc: "ParamKind specifies the kind of resources used to parameterize this policy",
-			Value: func(p *admissionv1.MutatingAdmissionPolicy) any { return paramKind(p.Spec.ParamKind) }},
+		{
+			Name: "Mutations", Type: "integer", Doc: "Mutation indicates the number of mutations rules defined in this configuration",
+			Value: func(p *admissionv1.MutatingAdmissionPolicy) any { return int64(len(p.Spec.Mutations)) },
+		},
+		{
+			Name: "ParamKind", Doc: "ParamKind specifies the kind of resources used to parameterize this policy",
+			Value: func(p *admissionv1.MutatingAdmissionPolicy) any { return paramKind(p.Spec.ParamKind) },
+		},
 		resource.Age[*admissionv1.MutatingAdmissionPolicy](),
 	},
 }

@@ -17,7 +17,7 @@ import (
 // componentStatuses is the deprecated list of the control plane's parts. It
 // asks each part for its health when it is read.
 //
-//nolint:staticcheck // deprecated upstream, still served
+
 type componentStatuses struct {
 	rest.TableConvertor
 	parts map[string]func() error
@@ -27,8 +27,8 @@ func newComponentStatuses(parts map[string]func() error) *componentStatuses {
 	return &componentStatuses{TableConvertor: resource.Table(componentColumns), parts: parts}
 }
 
-var componentColumns = []resource.Column[*corev1.ComponentStatus]{ //nolint:staticcheck // as above
-	resource.Name[*corev1.ComponentStatus](), //nolint:staticcheck // as above
+var componentColumns = []resource.Column[*corev1.ComponentStatus]{
+	resource.Name[*corev1.ComponentStatus](),
 	{Name: "Status", Doc: "Status of the component conditions", Value: func(c *corev1.ComponentStatus) any {
 		for _, cond := range c.Conditions {
 			if cond.Type == corev1.ComponentHealthy {
@@ -48,15 +48,15 @@ var componentColumns = []resource.Column[*corev1.ComponentStatus]{ //nolint:stat
 	}},
 }
 
-func (r *componentStatuses) New() runtime.Object     { return &corev1.ComponentStatus{} }     //nolint:staticcheck // as above
-func (r *componentStatuses) NewList() runtime.Object { return &corev1.ComponentStatusList{} } //nolint:staticcheck // as above
+func (r *componentStatuses) New() runtime.Object     { return &corev1.ComponentStatus{} }
+func (r *componentStatuses) NewList() runtime.Object { return &corev1.ComponentStatusList{} }
 func (r *componentStatuses) Destroy()                {}
 func (r *componentStatuses) NamespaceScoped() bool   { return false }
 func (r *componentStatuses) GetSingularName() string { return "componentstatus" }
 func (r *componentStatuses) ShortNames() []string    { return []string{"cs"} }
 
 func (r *componentStatuses) List(context.Context, *metainternalversion.ListOptions) (runtime.Object, error) {
-	list := &corev1.ComponentStatusList{Items: []corev1.ComponentStatus{}} //nolint:staticcheck // as above
+	list := &corev1.ComponentStatusList{Items: []corev1.ComponentStatus{}}
 	for name, check := range r.parts {
 		list.Items = append(list.Items, componentStatus(name, check()))
 	}
@@ -73,12 +73,12 @@ func (r *componentStatuses) Get(_ context.Context, name string, _ *metav1.GetOpt
 	return &st, nil
 }
 
-func componentStatus(name string, err error) corev1.ComponentStatus { //nolint:staticcheck // as above
+func componentStatus(name string, err error) corev1.ComponentStatus {
 	c := corev1.ComponentCondition{Type: corev1.ComponentHealthy, Status: corev1.ConditionTrue, Message: "ok"}
 	if err != nil {
 		c.Status, c.Message, c.Error = corev1.ConditionFalse, "", err.Error()
 	}
-	return corev1.ComponentStatus{ObjectMeta: metav1.ObjectMeta{Name: name}, Conditions: []corev1.ComponentCondition{c}} //nolint:staticcheck // as above
+	return corev1.ComponentStatus{ObjectMeta: metav1.ObjectMeta{Name: name}, Conditions: []corev1.ComponentCondition{c}}
 }
 
 var (

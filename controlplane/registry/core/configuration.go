@@ -67,10 +67,14 @@ var resourceQuotas = resource.Descriptor[*corev1.ResourceQuota]{
 	ReturnDeleted: true,
 	Columns: []resource.Column[*corev1.ResourceQuota]{
 		resource.Name[*corev1.ResourceQuota](),
-		{Name: "Request", Doc: "Request represents a minimum amount of cpu/memory that a container may consume.",
-			Value: func(q *corev1.ResourceQuota) any { return quotaCells(q, false) }},
-		{Name: "Limit", Doc: "Limits control the maximum amount of cpu/memory that a container may use independent of contention on the node.",
-			Value: func(q *corev1.ResourceQuota) any { return quotaCells(q, true) }},
+		{
+			Name: "Request", Doc: "Request represents a minimum amount of cpu/memory that a container may consume.",
+			Value: func(q *corev1.ResourceQuota) any { return quotaCells(q, false) },
+		},
+		{
+			Name: "Limit", Doc: "Limits control the maximum amount of cpu/memory that a container may use independent of contention on the node.",
+			Value: func(q *corev1.ResourceQuota) any { return quotaCells(q, true) },
+		},
 		resource.Age[*corev1.ResourceQuota](),
 	},
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/mote-edge/mote/controlplane/registry/resource"
 )
 
-//nolint:staticcheck // deprecated upstream, still served
 var endpoints = resource.Descriptor[*corev1.Endpoints]{
 	GV: corev1.SchemeGroupVersion, Plural: "endpoints", Singular: "endpoints", ShortNames: []string{"ep"},
 	New:            func() *corev1.Endpoints { return &corev1.Endpoints{} },
@@ -26,7 +25,7 @@ var endpoints = resource.Descriptor[*corev1.Endpoints]{
 }
 
 // endpointList shows the first three addresses and how many more there are.
-func endpointList(e *corev1.Endpoints) string { //nolint:staticcheck // as above
+func endpointList(e *corev1.Endpoints) string {
 	var all []string
 	for _, s := range e.Subsets {
 		if len(s.Ports) == 0 { // a headless Service may have none

@@ -82,6 +82,7 @@ func (r *namespaceREST) DeleteReturnsDeletedObject() bool { return true }
 func (r *namespaceREST) StorageVersion() runtime.GroupVersioner {
 	return r.store.StorageVersion()
 }
+
 func (r *namespaceREST) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	return r.store.GetResetFields()
 }
@@ -141,7 +142,7 @@ func (r *namespaceREST) Delete(ctx context.Context, name string, deleteValidatio
 		}), dryrun.IsDryRun(options.DryRun), nil)
 	if err != nil {
 		err = storageerr.InterpretUpdateError(storageerr.InterpretGetError(err, gr, name), gr, name)
-		if _, ok := err.(apierrors.APIStatus); !ok { //nolint:errorlint // an API error isn't wrapped here
+		if _, ok := err.(apierrors.APIStatus); !ok {
 			err = apierrors.NewInternalError(err)
 		}
 		return nil, false, err

@@ -39,7 +39,7 @@ func TestSpendOne(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 			continue
 		}
-		status := err.(apierrors.APIStatus).Status() //nolint:errorlint // it isn't wrapped
+		status := err.(apierrors.APIStatus).Status()
 		if len(status.Details.Causes) != 1 || status.Details.Causes[0].Type != policyv1.DisruptionBudgetCause || !strings.Contains(status.Details.Causes[0].Message, c.because) {
 			t.Errorf("%s: causes %v", c.name, status.Details.Causes)
 		}

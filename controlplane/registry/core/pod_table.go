@@ -14,8 +14,10 @@ var podColumns = []resource.Column[*corev1.Pod]{
 	resource.Name[*corev1.Pod](),
 	{Name: "Ready", Doc: "The aggregate readiness state of this pod for accepting traffic.", Value: func(p *corev1.Pod) any { return summarize(p).ready }},
 	{Name: "Status", Doc: "The aggregate status of the containers in this pod.", Value: func(p *corev1.Pod) any { return summarize(p).status }},
-	{Name: "Restarts", Doc: "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted.",
-		Value: func(p *corev1.Pod) any { return summarize(p).restarts }},
+	{
+		Name: "Restarts", Doc: "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted.",
+		Value: func(p *corev1.Pod) any { return summarize(p).restarts },
+	},
 	resource.Age[*corev1.Pod](),
 	{Name: "IP", Wide: true, Value: func(p *corev1.Pod) any {
 		if len(p.Status.PodIPs) == 0 {

@@ -15,7 +15,7 @@ func Service(svc *corev1.Service) {
 	case corev1.ServiceAffinityClientIP:
 		unset(&spec.SessionAffinityConfig, corev1.SessionAffinityConfig{})
 		unset(&spec.SessionAffinityConfig.ClientIP, corev1.ClientIPConfig{})
-		unset(&spec.SessionAffinityConfig.ClientIP.TimeoutSeconds, int32(corev1.DefaultClientIPServiceAffinitySeconds))
+		unset(&spec.SessionAffinityConfig.ClientIP.TimeoutSeconds, corev1.DefaultClientIPServiceAffinitySeconds)
 	}
 	zero(&spec.Type, corev1.ServiceTypeClusterIP)
 	for i := range spec.Ports {
@@ -47,7 +47,7 @@ func Service(svc *corev1.Service) {
 }
 
 // Endpoints defaults the ports' protocol.
-func Endpoints(ep *corev1.Endpoints) { //nolint:staticcheck // deprecated upstream, still served
+func Endpoints(ep *corev1.Endpoints) {
 	for i := range ep.Subsets {
 		for j := range ep.Subsets[i].Ports {
 			zero(&ep.Subsets[i].Ports[j].Protocol, corev1.ProtocolTCP)

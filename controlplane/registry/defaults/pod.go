@@ -190,7 +190,7 @@ func volume(v *corev1.Volume) {
 	if v.VolumeSource == (corev1.VolumeSource{}) {
 		v.EmptyDir = &corev1.EmptyDirVolumeSource{}
 	}
-	mode := int32(corev1.ConfigMapVolumeSourceDefaultMode)
+	mode := corev1.ConfigMapVolumeSourceDefaultMode
 	switch s := v.VolumeSource; {
 	case s.HostPath != nil:
 		unset(&s.HostPath.Type, corev1.HostPathUnset)

@@ -28,7 +28,7 @@ func Register(s *runtime.Scheme) error {
 	on(s, &corev1.PodTemplate{}, PodTemplate)
 	on(s, &corev1.Service{}, Service)
 	onList(s, &corev1.ServiceList{}, func(l *corev1.ServiceList) []corev1.Service { return l.Items }, Service)
-	on(s, &corev1.Endpoints{}, Endpoints) //nolint:staticcheck // deprecated upstream, still served
+	on(s, &corev1.Endpoints{}, Endpoints)
 	on(s, &corev1.Namespace{}, Namespace)
 	on(s, &corev1.Node{}, Node)
 	on(s, &corev1.Secret{}, Secret)

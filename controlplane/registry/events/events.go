@@ -96,7 +96,7 @@ func firstSeen(e *corev1.Event) string {
 	return resource.Since(e.FirstTimestamp)
 }
 
-func sinceMicro(t metav1.MicroTime) string { return resource.Since(metav1.Time{Time: t.Time}) }
+func sinceMicro(t metav1.MicroTime) string { return resource.Since(metav1.Time(t)) }
 
 func source(e *corev1.Event) string {
 	component, instance := e.Source.Component, e.Source.Host

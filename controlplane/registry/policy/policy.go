@@ -26,12 +26,18 @@ var Budgets = resource.Descriptor[*policyv1.PodDisruptionBudget]{
 	HasStatus: true, Generation: true, NeedsResourceVersion: true,
 	Columns: []resource.Column[*policyv1.PodDisruptionBudget]{
 		resource.Name[*policyv1.PodDisruptionBudget](),
-		{Name: "Min Available", Doc: "The minimum number of pods that must be available.",
-			Value: func(p *policyv1.PodDisruptionBudget) any { return orNA(p.Spec.MinAvailable) }},
-		{Name: "Max Unavailable", Doc: "The maximum number of pods that may be unavailable.",
-			Value: func(p *policyv1.PodDisruptionBudget) any { return orNA(p.Spec.MaxUnavailable) }},
-		{Name: "Allowed Disruptions", Type: "integer", Doc: "Calculated number of pods that may be disrupted at this time.",
-			Value: func(p *policyv1.PodDisruptionBudget) any { return int64(p.Status.DisruptionsAllowed) }},
+		{
+			Name: "Min Available", Doc: "The minimum number of pods that must be available.",
+			Value: func(p *policyv1.PodDisruptionBudget) any { return orNA(p.Spec.MinAvailable) },
+		},
+		{
+			Name: "Max Unavailable", Doc: "The maximum number of pods that may be unavailable.",
+			Value: func(p *policyv1.PodDisruptionBudget) any { return orNA(p.Spec.MaxUnavailable) },
+		},
+		{
+			Name: "Allowed Disruptions", Type: "integer", Doc: "Calculated number of pods that may be disrupted at this time.",
+			Value: func(p *policyv1.PodDisruptionBudget) any { return int64(p.Status.DisruptionsAllowed) },
+		},
 		resource.Age[*policyv1.PodDisruptionBudget](),
 	},
 }

@@ -31,6 +31,7 @@ func newStrategy[T Object](d *Descriptor[T]) strategy[T] {
 func (s strategy[T]) NamespaceScoped() bool                         { return !s.d.Cluster }
 func (s strategy[T]) AllowCreateOnUpdate(context.Context) bool      { return s.d.CreateOnUpdate }
 func (s strategy[T]) AllowUnconditionalUpdate(context.Context) bool { return !s.d.NeedsResourceVersion }
+
 func (s strategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	paths := s.d.ResetFields
 	if paths == nil && s.d.HasStatus {

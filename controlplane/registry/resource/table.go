@@ -28,8 +28,10 @@ func Name[T Object]() Column[T] {
 
 // Age is the column that shows how long ago the object was created.
 func Age[T Object]() Column[T] {
-	return Column[T]{Name: "Age", Doc: "CreationTimestamp is when the server created this object.",
-		Value: func(o T) any { return Since(o.GetCreationTimestamp()) }}
+	return Column[T]{
+		Name: "Age", Doc: "CreationTimestamp is when the server created this object.",
+		Value: func(o T) any { return Since(o.GetCreationTimestamp()) },
+	}
 }
 
 // Since renders a point in time as kubectl does ("5m", "<unknown>").

@@ -33,6 +33,7 @@ func (l *list) dnsLabel(p *field.Path, v string) { l.messages(p, v, validation.I
 func (l *list) dnsSubdomain(p *field.Path, v string) {
 	l.messages(p, v, validation.IsDNS1123Subdomain(v))
 }
+
 func (l *list) qualifiedName(p *field.Path, v string) {
 	l.messages(p, v, validation.IsQualifiedName(v))
 }

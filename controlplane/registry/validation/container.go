@@ -14,7 +14,6 @@ import (
 type podScope struct {
 	spec    *corev1.PodSpec
 	volumes map[string]*corev1.Volume
-	devices sets.Set[string] // claims backing block devices
 	names   unique[string]
 	grace   *int64
 }

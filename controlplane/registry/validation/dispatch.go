@@ -38,7 +38,7 @@ func Create(obj runtime.Object) field.ErrorList {
 		return l.ErrorList
 	case *corev1.Service:
 		return service(o)
-	case *corev1.Endpoints: //nolint:staticcheck // deprecated upstream, still served
+	case *corev1.Endpoints:
 		return endpoints(o)
 	case *corev1.ConfigMap:
 		return configMap(o)

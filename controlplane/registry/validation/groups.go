@@ -1,6 +1,8 @@
 package validation
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"strings"
 
@@ -18,9 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-
-	"crypto/x509"
-	"encoding/pem"
 )
 
 func networkPolicy(n *networkingv1.NetworkPolicy) field.ErrorList {

@@ -132,14 +132,14 @@ func serviceUpdate(s, old *corev1.Service) field.ErrorList {
 	return l.ErrorList
 }
 
-func endpoints(e *corev1.Endpoints) field.ErrorList { //nolint:staticcheck // deprecated upstream, still served
+func endpoints(e *corev1.Endpoints) field.ErrorList {
 	l := &list{}
 	for i, s := range e.Subsets {
 		p := field.NewPath("subsets").Index(i)
 		if len(s.Addresses)+len(s.NotReadyAddresses) == 0 {
 			l.required(p, "must specify `addresses` or `notReadyAddresses`")
 		}
-		for name, addrs := range map[string][]corev1.EndpointAddress{"addresses": s.Addresses, "notReadyAddresses": s.NotReadyAddresses} { //nolint:staticcheck // as above
+		for name, addrs := range map[string][]corev1.EndpointAddress{"addresses": s.Addresses, "notReadyAddresses": s.NotReadyAddresses} {
 			for j, a := range addrs {
 				ap := p.Child(name).Index(j)
 				endpointAddress(l, a.IP, ap.Child("ip"))
