@@ -74,7 +74,8 @@ func TestExitCodes(t *testing.T) {
 
 func TestKilled(t *testing.T) {
 	p := newPod(t)
-	c := p.run("sleep 100")
+	c := p.run("echo up; exec sleep 100")
+	eventually(t, "its own program runs, not the one that prepares it", func() bool { return strings.Contains(c.logs(), "up") })
 	begin := time.Now()
 	if _, err := p.n.rt.StopContainer(testContext(t), &api.StopContainerRequest{ContainerId: c.id, Timeout: 1}); err != nil {
 		t.Fatal(err)
