@@ -95,7 +95,7 @@ func Up(ctx context.Context, cfg Config) (_ *Lab, err error) {
 		}
 	}
 	for _, n := range l.Nodes {
-		if _, err := l.Kubectl(ctx, "wait", "--for=create", "node/"+n.Name, "--timeout=60s"); err != nil {
+		if err := l.registered(ctx, n); err != nil {
 			return nil, fmt.Errorf("%w; the end of its log:\n%s", err, n.logTail())
 		}
 		if _, err := l.Kubectl(ctx, "wait", "--for=condition=Ready", "node/"+n.Name, "--timeout=60s"); err != nil {
@@ -103,6 +103,16 @@ func Up(ctx context.Context, cfg Config) (_ *Lab, err error) {
 		}
 	}
 	return l, nil
+}
+
+// registered waits until the API has the node. It polls: `kubectl wait --for=create` is younger than Debian 12's kubectl.
+func (l *Lab) registered(ctx context.Context, n *Node) error {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		_, err := l.Kubectl(ctx, "get", "node", n.Name)
+		if err == nil || !n.Running() || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // Attach describes a lab without starting anything, for one that another process started.
