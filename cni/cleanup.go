@@ -23,7 +23,7 @@ func Cleanup(ctx context.Context, cfg CleanupConfig) error {
 	if cfg.Bridge == "" {
 		cfg.Bridge = "mote0"
 	}
-	return errors.Join(removeLinks(cfg.Bridge), removeRules(ctx), removeState(cfg.DataDir))
+	return errors.Join(removeLinks(cfg.Bridge), iptables.RemoveChains(ctx, ownChain), removeState(cfg.DataDir))
 }
 
 func removeLinks(bridge string) error {
@@ -46,28 +46,6 @@ func removeLinks(bridge string) error {
 		}
 	}
 	return errors.Join(append(errs, deleteLink(bridge))...)
-}
-
-func removeRules(ctx context.Context) error {
-	run, err := iptables.Find()
-	if errors.Is(err, iptables.ErrNotInstalled) {
-		return nil // then there are no rules of ours either
-	}
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, table := range []string{"nat", "filter"} {
-		rules, err := run.Save(ctx, table)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if lines := rules.Remove(ownChain); lines != "" {
-			errs = append(errs, run.Restore(ctx, []byte("*"+table+"\n"+lines+"COMMIT\n")))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func removeState(dir string) error {

@@ -218,27 +218,5 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // Cleanup takes away all rules of the proxy, the cluster DNS address and its route. What is not there is not an error.
 func Cleanup(ctx context.Context, dnsAddress netip.Addr) error {
-	return errors.Join(cleanupRules(ctx), route.Cleanup(), releaseDNSAddress(dnsAddress))
-}
-
-func cleanupRules(ctx context.Context) error {
-	run, err := iptables.Find()
-	if errors.Is(err, iptables.ErrNotInstalled) {
-		return nil // then there are no rules of ours either
-	}
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, table := range []string{"nat", "filter"} {
-		have, err := run.Save(ctx, table)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if lines := have.Remove(rules.OwnChain); lines != "" {
-			errs = append(errs, run.Restore(ctx, []byte("*"+table+"\n"+lines+"COMMIT\n")))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(iptables.RemoveChains(ctx, rules.OwnChain), route.Cleanup(), releaseDNSAddress(dnsAddress))
 }
