@@ -2,6 +2,8 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+# bin/tools/go is what hack/deps fetches where there is no usable Go; sudo and bare shells often leave the others out
+export PATH := $(CURDIR)/bin/tools/go/bin:$(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 
 BIN     ?= bin
 VERSION ?= $(shell cat VERSION)
