@@ -30,6 +30,7 @@ import (
 	"github.com/mote-edge/mote/agent/runtime/poll"
 	"github.com/mote-edge/mote/agent/runtime/seccompcache"
 	"github.com/mote-edge/mote/agent/runtime/spec"
+	"github.com/mote-edge/mote/agent/runtime/stats"
 	"github.com/mote-edge/mote/internal/footprint"
 )
 
@@ -59,7 +60,7 @@ type Service struct {
 	holder  *hold.Client // nil: nobody holds, a restart loses output
 	stream  streaming.Server
 	events  broadcaster
-	stats   statsCache
+	stats   stats.Cache
 	net     *network
 	trim    *footprint.Trimmer
 

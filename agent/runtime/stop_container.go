@@ -116,7 +116,7 @@ func (s *Service) removeContainer(ctx context.Context, c *container) error {
 	}
 	s.mu.Lock()
 	_, present := s.containers[id]
-	s.stats.forget(id)
+	s.stats.Forget(id)
 	delete(s.containers, id)
 	delete(s.names, containerName(c.config, c.rec.SandboxID))
 	s.mu.Unlock()

@@ -131,7 +131,7 @@ func (s *Service) RemovePodSandbox(ctx context.Context, req *cri.RemovePodSandbo
 	}
 	s.mu.Lock()
 	delete(s.sandboxes, sb.rec.ID)
-	s.stats.forget(sb.rec.ID)
+	s.stats.Forget(sb.rec.ID)
 	delete(s.names, "sandbox "+sandboxName(sb.config.Metadata))
 	s.mu.Unlock()
 	s.emit(sb, sb.rec.ID, cri.ContainerEventType_CONTAINER_DELETED_EVENT)
