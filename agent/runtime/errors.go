@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/mote-edge/mote/agent/runtime/image"
+	"github.com/mote-edge/mote/agent/runtime/namespace"
 )
 
 // The errors that callers tell apart by gRPC code.
@@ -38,7 +39,7 @@ func toStatus(err error) error {
 		code = codes.NotFound
 	case errors.Is(err, errExists):
 		code = codes.AlreadyExists
-	case errors.Is(err, errInvalid):
+	case errors.Is(err, errInvalid), errors.Is(err, namespace.ErrSysctl):
 		code = codes.InvalidArgument
 	case errors.Is(err, errState):
 		code = codes.FailedPrecondition

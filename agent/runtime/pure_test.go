@@ -44,41 +44,6 @@ func TestStopSignal(t *testing.T) {
 	}
 }
 
-func TestSysctlsFor(t *testing.T) {
-	got, err := sysctlsFor(map[string]string{"net/ipv4/tcp_syncookies": "1", "kernel.sem": "1 2 3 4", "net.ipv4.ping_group_range": "1 0"}, false, false)
-	if err != nil || got["net.ipv4.tcp_syncookies"] != "1" || got["net.ipv4.ping_group_range"] != "1 0" || got["net.ipv4.ip_unprivileged_port_start"] != "0" {
-		t.Errorf("%v, %v", got, err)
-	}
-	for name, host := range map[string][2]bool{
-		"net.core.somaxconn": {true, false}, "kernel.msgmax": {false, true}, "vm.swappiness": {false, false}, "kernel.hostname": {false, false},
-	} {
-		if _, err := sysctlsFor(map[string]string{name: "1"}, host[0], host[1]); !errors.Is(err, errInvalid) {
-			t.Errorf("%s with host network %v and host IPC %v: %v", name, host[0], host[1], err)
-		}
-	}
-}
-
-func TestSysctlPathStaysInside(t *testing.T) {
-	for _, name := range []string{"../../etc/passwd", "net/../../../etc/passwd", "/../x"} {
-		if err := writeSysctl(name, "x"); !errors.Is(err, errInvalid) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-func TestParseRate(t *testing.T) {
-	for text, want := range map[string]uint64{"10M": 10e6, "1Gi": 1 << 30, "512": 512, "1.5k": 1500} {
-		if got, err := parseRate(text); err != nil || got != want {
-			t.Errorf("%s: %d, %v", text, got, err)
-		}
-	}
-	for _, text := range []string{"", "fast", "-1M", "0", "10X"} {
-		if got, err := parseRate(text); err == nil {
-			t.Errorf("%q: %d", text, got)
-		}
-	}
-}
-
 func TestMergeResources(t *testing.T) {
 	old := &cri.LinuxContainerResources{CpuShares: 2, CpuQuota: 3, MemoryLimitInBytes: 4, CpusetCpus: "0"}
 	got := mergeResources(old, &cri.LinuxContainerResources{CpuQuota: -1, MemoryLimitInBytes: 9, Unified: map[string]string{"memory.high": "5"}})

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mote-edge/mote/agent/runtime/hold"
 	"github.com/mote-edge/mote/agent/runtime/logs"
+	"github.com/mote-edge/mote/agent/runtime/network"
 )
 
 // restore takes up what an earlier runtime left: live containers are followed again, dead ones get their exit codes,
@@ -74,7 +75,7 @@ func (s *Service) restore(ctx context.Context) error {
 		}
 	}
 	if swept {
-		if err := s.net.collect(ctx, attached); err != nil {
+		if err := s.net.Collect(ctx, attached); err != nil {
 			s.log.Warn("collect addresses of pods that are gone", "err", err)
 		}
 	}
@@ -124,7 +125,7 @@ func (s *Service) restoreSandbox(ctx context.Context, sb *sandbox) {
 		// RunPodSandbox never returned: nobody knows this sandbox.
 		sb.op.Lock()
 		defer sb.op.Unlock()
-		awaitPlugins(sb.rec.ID)
+		network.AwaitPlugins(sb.rec.ID)
 		if err := s.tearDown(ctx, sb); err != nil {
 			s.log.Warn("take down a half-made sandbox; it stays, not ready", "sandbox", sb.rec.ID, "err", err)
 			sb.rec.Creating = false

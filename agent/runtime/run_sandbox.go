@@ -11,6 +11,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/mote-edge/mote/agent/runtime/namespace"
+	"github.com/mote-edge/mote/agent/runtime/network"
 	"github.com/mote-edge/mote/agent/runtime/spec"
 )
 
@@ -101,22 +103,22 @@ func (s *Service) setUp(ctx context.Context, sb *sandbox) error {
 	if err := s.writeSandboxFiles(sb); err != nil {
 		return err
 	}
-	sysctls, err := sysctlsFor(sb.config.GetLinux().GetSysctls(), rec.NetPath == "", rec.IPCPath == "")
+	sysctls, err := namespace.Sysctls(sb.config.GetLinux().GetSysctls(), rec.NetPath == "", rec.IPCPath == "")
 	if err != nil {
 		return err
 	}
-	if err := makeNamespaces(pins{rec.NetPath, rec.IPCPath, rec.UTSPath}, sb.config.Hostname, sysctls); err != nil {
+	if err := namespace.Make(namespace.Pins{Net: rec.NetPath, IPC: rec.IPCPath, UTS: rec.UTSPath}, sb.config.Hostname, sysctls); err != nil {
 		return err
 	}
 	if rec.NetPath != "" {
-		rt, err := runtimeConf(rec.ID, rec.NetPath, sb.config)
+		rt, err := network.RuntimeConf(rec.ID, rec.NetPath, sb.config)
 		if err != nil {
 			return fmt.Errorf("%w: %w", errInvalid, err)
 		}
 		sb.mu.Lock()
 		rec.Attached = true
 		sb.mu.Unlock()
-		ips, err := s.net.attach(ctx, rt)
+		ips, err := s.net.Attach(ctx, rt)
 		if err != nil {
 			return fmt.Errorf("failed to setup network for sandbox %q: %w", rec.ID, err)
 		}

@@ -27,6 +27,7 @@ import (
 
 	"github.com/mote-edge/mote/agent/runtime/hold"
 	"github.com/mote-edge/mote/agent/runtime/image"
+	"github.com/mote-edge/mote/agent/runtime/network"
 	"github.com/mote-edge/mote/agent/runtime/poll"
 	"github.com/mote-edge/mote/agent/runtime/seccompcache"
 	"github.com/mote-edge/mote/agent/runtime/spec"
@@ -61,7 +62,7 @@ type Service struct {
 	stream  streaming.Server
 	events  broadcaster
 	stats   stats.Cache
-	net     *network
+	net     *network.CNI
 	trim    *footprint.Trimmer
 
 	mu         sync.RWMutex
@@ -101,7 +102,7 @@ func New(cfg Config) (*Service, error) {
 		cfg: cfg, log: cfg.Log, bootID: string(boot[:36]), poll: poller, seccomp: filters, host: findHost(),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]string{},
 	}
-	s.net = newNetwork(cfg.CNIConfDir, cfg.CNIBinDirs, filepath.Join(cfg.RunDir, "cni-cache"))
+	s.net = network.New(cfg.CNIConfDir, cfg.CNIBinDirs, filepath.Join(cfg.RunDir, "cni-cache"))
 	return s, nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/mote-edge/mote/agent/runtime/network"
 	"github.com/mote-edge/mote/agent/runtime/stats"
 )
 
@@ -105,7 +106,7 @@ func (s *Service) podStats(sb *sandbox) *cri.PodSandboxStats {
 	now := time.Now().UnixNano()
 	out.Linux.Process = &cri.ProcessUsage{Timestamp: now, ProcessCount: &cri.UInt64Value{Value: g.Processes()}}
 	if sb.rec.NetPath != "" {
-		out.Linux.Network = stats.Interfaces(sb.rec.NetPath, podInterface)
+		out.Linux.Network = stats.Interfaces(sb.rec.NetPath, network.Interface)
 	}
 	return out
 }

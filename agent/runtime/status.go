@@ -18,7 +18,7 @@ func (s *Service) Version(context.Context, *cri.VersionRequest) (*cri.VersionRes
 // Status reports readiness: the network is ready once a CNI configuration is there.
 func (s *Service) Status(_ context.Context, req *cri.StatusRequest) (*cri.StatusResponse, error) {
 	network := &cri.RuntimeCondition{Type: cri.NetworkReady, Status: true}
-	if _, err := s.net.config(); err != nil {
+	if _, err := s.net.Config(); err != nil {
 		network.Status, network.Reason = false, "NetworkPluginNotReady"
 		network.Message = "Network plugin returns error: " + err.Error()
 	}

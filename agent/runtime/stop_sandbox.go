@@ -10,6 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/runtime/namespace"
+	"github.com/mote-edge/mote/agent/runtime/network"
 )
 
 // StopPodSandbox kills what runs in a pod and takes its network away. Repeating it, or an unknown ID, is success.
@@ -70,9 +73,9 @@ func (s *Service) tearDown(ctx context.Context, sb *sandbox) error {
 		if rec.BootID != s.bootID {
 			netns = "" // it went with the reboot; plugins free what they keep on disk
 		}
-		rt, err := runtimeConf(rec.ID, netns, sb.config)
+		rt, err := network.RuntimeConf(rec.ID, netns, sb.config)
 		if err == nil {
-			err = s.net.detach(ctx, rt)
+			err = s.net.Detach(ctx, rt)
 		}
 		if err != nil && rec.BootID == s.bootID {
 			return fmt.Errorf("failed to destroy network for sandbox %q: %w", rec.ID, err)
@@ -82,7 +85,7 @@ func (s *Service) tearDown(ctx context.Context, sb *sandbox) error {
 		sb.mu.Unlock()
 	}
 	for _, path := range []string{rec.NetPath, rec.IPCPath, rec.UTSPath, rec.UserPath} {
-		if err := unpin(path); err != nil {
+		if err := namespace.Unpin(path); err != nil {
 			return err
 		}
 	}

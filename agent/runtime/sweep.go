@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/mote-edge/mote/agent/runtime/image"
+	"github.com/mote-edge/mote/agent/runtime/namespace"
 )
 
 // sweep removes what bears this runtime's mark and belongs to no record: snapshots, namespaces, directories, kept
@@ -30,13 +31,13 @@ func (s *Service) sweep() (found bool) {
 	for _, name := range names(filepath.Join(s.cfg.RunDir, "netns")) {
 		if s.sandboxes[name] == nil {
 			found = true
-			warn("network namespace", name, unpin(filepath.Join(s.cfg.RunDir, "netns", name)))
+			warn("network namespace", name, namespace.Unpin(filepath.Join(s.cfg.RunDir, "netns", name)))
 		}
 	}
 	for _, name := range names(filepath.Join(s.cfg.RunDir, "ns")) {
 		id, _, _ := strings.Cut(name, ".")
 		if s.sandboxes[id] == nil {
-			warn("namespace", name, unpin(filepath.Join(s.cfg.RunDir, "ns", name)))
+			warn("namespace", name, namespace.Unpin(filepath.Join(s.cfg.RunDir, "ns", name)))
 		}
 	}
 	for _, id := range names(filepath.Join(s.cfg.RunDir, "sandboxes")) {

@@ -1,4 +1,8 @@
-package runtime
+// Package network attaches sandboxes to the pod network through CNI plugins.
+//
+// Reads:  the CNI configuration directory; the environments of running plugins.
+// Writes: nothing itself: plugins make and remove interfaces, addresses and rules; libcni's result cache.
+package network
 
 import (
 	"bytes"
@@ -20,8 +24,8 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// network calls CNI plugins. The configuration is read again when its directory or file changed.
-type network struct {
+// CNI calls the plugins. The configuration is read again when its directory or file changed.
+type CNI struct {
 	confDir string
 	cni     *libcni.CNIConfig
 
@@ -31,14 +35,16 @@ type network struct {
 	loaded time.Time
 }
 
-var errNoNetwork = errors.New("cni plugin not initialized")
+// ErrNone: there is no configuration (yet).
+var ErrNone = errors.New("cni plugin not initialized")
 
-func newNetwork(confDir string, binDirs []string, cacheDir string) *network {
-	return &network{confDir: confDir, cni: libcni.NewCNIConfigWithCacheDir(binDirs, cacheDir, nil)}
+// New returns the caller of the plugins in binDirs. It looks at nothing yet.
+func New(confDir string, binDirs []string, cacheDir string) *CNI {
+	return &CNI{confDir: confDir, cni: libcni.NewCNIConfigWithCacheDir(binDirs, cacheDir, nil)}
 }
 
-// config returns the first configuration in the directory, in the order of names.
-func (n *network) config() (*libcni.NetworkConfigList, error) {
+// Config returns the first configuration in the directory, in the order of names.
+func (n *CNI) Config() (*libcni.NetworkConfigList, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	files, err := libcni.ConfFiles(n.confDir, []string{".conf", ".conflist", ".json"})
@@ -47,7 +53,7 @@ func (n *network) config() (*libcni.NetworkConfigList, error) {
 	}
 	if len(files) == 0 {
 		n.list = nil
-		return nil, fmt.Errorf("%w: no network config found in %s", errNoNetwork, n.confDir)
+		return nil, fmt.Errorf("%w: no network config found in %s", ErrNone, n.confDir)
 	}
 	slices.Sort(files)
 	info, err := os.Stat(files[0])
@@ -65,7 +71,7 @@ func (n *network) config() (*libcni.NetworkConfigList, error) {
 	return list, nil
 }
 
-func (n *network) load(path string) (*libcni.NetworkConfigList, error) {
+func (n *CNI) load(path string) (*libcni.NetworkConfigList, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -80,12 +86,14 @@ func (n *network) load(path string) (*libcni.NetworkConfigList, error) {
 	return libcni.ConfListFromConf(single)
 }
 
-const podInterface = "eth0"
+// Interface is the name of a pod's own interface.
+const Interface = "eth0"
 
-func runtimeConf(id, netns string, config *cri.PodSandboxConfig) (*libcni.RuntimeConf, error) {
+// RuntimeConf is what plugins are told about one sandbox.
+func RuntimeConf(id, netns string, config *cri.PodSandboxConfig) (*libcni.RuntimeConf, error) {
 	meta := config.GetMetadata()
 	rt := &libcni.RuntimeConf{
-		ContainerID: id, NetNS: netns, IfName: podInterface,
+		ContainerID: id, NetNS: netns, IfName: Interface,
 		Args: [][2]string{
 			{"IgnoreUnknown", "1"},
 			{"K8S_POD_NAMESPACE", meta.GetNamespace()},
@@ -147,9 +155,9 @@ func parseRate(text string) (uint64, error) {
 	return 0, fmt.Errorf("%q is not a bandwidth such as 10M", text)
 }
 
-// attach calls ADD and returns the pod's addresses, the interface's own family order kept.
-func (n *network) attach(ctx context.Context, rt *libcni.RuntimeConf) ([]string, error) {
-	list, err := n.config()
+// Attach calls ADD and returns the pod's addresses, the interface's own family order kept.
+func (n *CNI) Attach(ctx context.Context, rt *libcni.RuntimeConf) ([]string, error) {
+	list, err := n.Config()
 	if err != nil {
 		return nil, err
 	}
@@ -175,9 +183,9 @@ func (n *network) attach(ctx context.Context, rt *libcni.RuntimeConf) ([]string,
 	return ips, nil
 }
 
-// detach calls DEL with the configuration that ADD had; nothing to detach is success.
-func (n *network) detach(ctx context.Context, rt *libcni.RuntimeConf) error {
-	list, err := n.config()
+// Detach calls DEL with the configuration that ADD had; nothing to detach is success.
+func (n *CNI) Detach(ctx context.Context, rt *libcni.RuntimeConf) error {
+	list, err := n.Config()
 	if err != nil {
 		return err
 	}
@@ -187,10 +195,10 @@ func (n *network) detach(ctx context.Context, rt *libcni.RuntimeConf) error {
 	return nil
 }
 
-// collect has the plugins free what belongs to no known sandbox (CNI 1.1 GC).
-func (n *network) collect(ctx context.Context, sandboxIDs []string) error {
-	list, err := n.config()
-	if errors.Is(err, errNoNetwork) {
+// Collect has the plugins free what belongs to no known sandbox (CNI 1.1 GC).
+func (n *CNI) Collect(ctx context.Context, sandboxIDs []string) error {
+	list, err := n.Config()
+	if errors.Is(err, ErrNone) {
 		return nil
 	}
 	if err != nil {
@@ -198,7 +206,7 @@ func (n *network) collect(ctx context.Context, sandboxIDs []string) error {
 	}
 	args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}
 	for _, id := range sandboxIDs {
-		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: id, IfName: podInterface})
+		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: id, IfName: Interface})
 	}
 	if err := n.cni.GCNetworkList(ctx, list, args); err != nil {
 		return fmt.Errorf("CNI GC: %w", err)
@@ -206,9 +214,9 @@ func (n *network) collect(ctx context.Context, sandboxIDs []string) error {
 	return nil
 }
 
-// awaitPlugins waits until no plugin works for a sandbox any more: one that an earlier runtime called may still be
+// AwaitPlugins waits until no plugin works for a sandbox any more: one that an earlier runtime called may still be
 // adding what is about to be deleted.
-func awaitPlugins(sandboxID string) {
+func AwaitPlugins(sandboxID string) {
 	mark := []byte("CNI_CONTAINERID=" + sandboxID)
 	for wait := time.Millisecond; wait < 5*time.Second; wait *= 2 {
 		busy := false
