@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/downward"
 )
 
 func TestExpand(t *testing.T) {
@@ -81,7 +83,7 @@ func TestEnv(t *testing.T) {
 		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Spec: corev1.ServiceSpec{ClusterIP: ip, Ports: ports}}
 	}
 	in := EnvInput{
-		Facts: Facts{PodIPs: []string{"10.0.0.2", "fd00::2"}, HostIPs: []string{"192.0.2.1"}, Allocatable: corev1.ResourceList{"memory": resource.MustParse("2Gi")}},
+		Facts: downward.Facts{PodIPs: []string{"10.0.0.2", "fd00::2"}, HostIPs: []string{"192.0.2.1"}, Allocatable: corev1.ResourceList{"memory": resource.MustParse("2Gi")}},
 		Services: []*corev1.Service{
 			svc("ns", "web-app", "10.43.0.5", corev1.ServicePort{Name: "http", Port: 80}, corev1.ServicePort{Name: "dns-x", Port: 53, Protocol: "UDP"}),
 			svc("ns", "headless", "None", corev1.ServicePort{Port: 1}),

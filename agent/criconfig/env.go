@@ -31,7 +31,7 @@ type Objects interface {
 type EnvInput struct {
 	Pod       *corev1.Pod
 	Container *corev1.Container
-	Facts     Facts
+	Facts     downward.Facts
 	// Services are those of the pod's namespace, and default/kubernetes first.
 	Services []*corev1.Service
 	Objects  Objects
@@ -132,7 +132,7 @@ func absent(err error, optional *bool) error {
 func envValue(ctx context.Context, in EnvInput, from *corev1.EnvVarSource) (value string, ok bool, err error) {
 	switch {
 	case from.FieldRef != nil:
-		value, err = Field(in.Pod, in.Facts, from.FieldRef.FieldPath)
+		value, err = downward.Field(in.Pod, in.Facts, from.FieldRef.FieldPath)
 		return value, true, err
 	case from.ResourceFieldRef != nil:
 		c := in.Container

@@ -103,15 +103,3 @@ func divideUp(n, d int64) string {
 	}
 	return strconv.FormatInt(quotient, 10)
 }
-
-// Container finds a container of the pod by name, init containers too.
-func Container(pod *corev1.Pod, name string) (*corev1.Container, error) {
-	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
-		for i := range list {
-			if list[i].Name == name {
-				return &list[i], nil
-			}
-		}
-	}
-	return nil, fmt.Errorf("container %s not found", name)
-}

@@ -14,6 +14,7 @@ import (
 	"github.com/mote-edge/mote/agent/action"
 	"github.com/mote-edge/mote/agent/cri"
 	"github.com/mote-edge/mote/agent/criconfig"
+	"github.com/mote-edge/mote/agent/downward"
 	"github.com/mote-edge/mote/agent/image"
 )
 
@@ -235,7 +236,7 @@ func (s *starter) config(ctx context.Context, img *runtimeapi.Image, handler str
 	}
 	env, skipped, err := criconfig.Env(ctx, criconfig.EnvInput{
 		Pod: s.pod, Container: s.spec, Services: services, Objects: m.objects,
-		Facts: criconfig.Facts{PodIPs: s.ips, HostIPs: m.node.HostIPs(), Allocatable: m.node.Allocatable()},
+		Facts: downward.Facts{PodIPs: s.ips, HostIPs: m.node.HostIPs(), Allocatable: m.node.Allocatable()},
 	})
 	if err != nil {
 		return nil, fail(err)
@@ -360,4 +361,4 @@ func writeIfChanged(path, text string, mode os.FileMode) error {
 	return nil
 }
 
-var findContainer = criconfig.FindContainer
+var findContainer = downward.FindContainer
