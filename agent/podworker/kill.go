@@ -58,7 +58,7 @@ func (w *worker) beginKill(a Action) {
 	case !w.endingSince.IsZero():
 		k.deadline = w.deadline(now)
 	default:
-		k.deadline = now.Add(w.probeGrace(spec, a.Container))
+		k.deadline = now.Add(w.probeGrace(a.Container))
 	}
 	w.killing[a.ID] = k
 	ip := first(podIPs(w, w.m.cache.Get(w.uid)))
@@ -70,22 +70,20 @@ func (w *worker) beginKill(a Action) {
 	}()
 }
 
-// probeGrace is the grace period of a container that is killed alone: its probe's own, or the pod's.
-func (w *worker) probeGrace(spec *corev1.Container, name string) time.Duration {
-	c := w.containers[name]
-	if spec != nil && c != nil && c.sick != "" {
-		for _, p := range []*corev1.Probe{spec.LivenessProbe, spec.StartupProbe} {
-			if p != nil && p.TerminationGracePeriodSeconds != nil {
-				return time.Duration(*p.TerminationGracePeriodSeconds) * time.Second
-			}
-		}
+// probeGrace is the grace period of a container that is killed alone: that of the probe that failed, or the pod's.
+func (w *worker) probeGrace(name string) time.Duration {
+	if c := w.containers[name]; c != nil && c.sickOf != nil && c.sickOf.TerminationGracePeriodSeconds != nil {
+		return time.Duration(*c.sickOf.TerminationGracePeriodSeconds) * time.Second
 	}
 	return w.specGrace()
 }
 
 func (w *worker) kill(pod *corev1.Pod, spec *corev1.Container, a Action, k *kill, ip string) {
-	if spec != nil && spec.Lifecycle != nil && spec.Lifecycle.PreStop != nil {
-		w.preStop(pod, spec, a.ID, k, ip)
+	if spec != nil && spec.Lifecycle != nil && spec.Lifecycle.PreStop != nil && !w.m.hooked(w, spec.Name, a.ID) {
+		if w.preStop(pod, spec, a.ID, k, ip); w.m.ctx.Err() != nil {
+			return // the next agent goes on from here
+		}
+		w.m.noteHooked(w, spec.Name, a.ID)
 	}
 	for {
 		left := time.Until(k.end())
@@ -106,6 +104,9 @@ func (w *worker) kill(pod *corev1.Pod, spec *corev1.Container, a Action, k *kill
 			case <-w.m.ctx.Done():
 			case <-time.After(firstRetry):
 			}
+		}
+		if err == nil && spec != nil {
+			w.m.forgetHooked(w, spec.Name, a.ID)
 		}
 		// The exit must be known before the container counts as not being killed any more.
 		_ = w.m.cri.RefreshContainer(w.m.ctx, w.m.cache, w.uid, "", a.ID)

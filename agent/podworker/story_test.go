@@ -2,8 +2,10 @@ package podworker
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,10 +56,56 @@ func TestRestartOfTheAgent(t *testing.T) {
 		if c := st.ContainerStatuses[0]; !c.Ready || c.RestartCount != 0 {
 			t.Errorf("after the restart: %+v", c)
 		}
+		for i, c := range st.Conditions { // PodReadyToStartContainers went to and fro while the volumes were looked at
+			if was := known.Status.Conditions[i]; c.Type != was.Type || c.Status != was.Status || !c.LastTransitionTime.Equal(&was.LastTransitionTime) {
+				t.Errorf("after the restart condition %+v, was %+v", c, was)
+			}
+		}
 	}
 	n.mu.Unlock()
 	if got := rt.Calls(); !slices.Equal(got, calls) {
 		t.Errorf("the new agent did %v", got[len(calls):])
+	}
+}
+
+// An agent that ends while it ends a pod leaves the rest to the next one: the grace period goes on where it was, and a
+// preStop hook that has run doesn't run again.
+func TestRestartWhileEnding(t *testing.T) {
+	rt := fakecri.New("img:1")
+	rt.OnStart = func(*runtimeapi.ContainerConfig) fakecri.Script { return fakecri.Script{Deaf: true} }
+	var hooks atomic.Int32
+	rt.OnExec = func(string, []string) (string, int32, error) { hooks.Add(1); return "", 0, nil }
+	dir := t.TempDir()
+	n := newNode(t, rt)
+	n.restart(dir)
+	pod := testPod("a", func(p *corev1.Pod) {
+		p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"pre"}}}}
+	})
+	n.m.Set(Desired{Pod: pod})
+	n.until("ready", func() bool { return n.ready(pod.UID) })
+	gone := deleted(pod, 4)
+	gone.Status = n.status(pod.UID)
+	begin := time.Now()
+	n.m.Set(Desired{Pod: gone})
+	n.until("its stop signal", func() bool { return slices.Contains(rt.Calls(), "StopContainer main") })
+	time.Sleep(time.Second)
+	n.restart(dir)
+	n.m.Set(Desired{Pod: gone})
+	n.m.Synced()
+	n.until("deletion asked for", func() bool { n.mu.Lock(); defer n.mu.Unlock(); return n.removed[pod.UID] })
+	if took := time.Since(begin); took < 3500*time.Millisecond || took > 5500*time.Millisecond {
+		t.Errorf("it took %v: the grace period is four seconds", took)
+	}
+	if h := hooks.Load(); h != 1 {
+		t.Errorf("the preStop hook ran %d times", h)
+	}
+	if c := n.status(pod.UID).ContainerStatuses[0].State.Terminated; c == nil || c.ExitCode != 137 {
+		t.Errorf("the container's end: %+v", c)
+	}
+	n.m.Remove(pod.UID)
+	n.until("nothing left", func() bool { s, c := rt.Size(); return s+c+len(n.m.Pods()) == 0 })
+	if left, err := os.ReadDir(dir + "/pods"); err != nil || len(left) != 0 {
+		t.Errorf("directories left: %v, %v", left, err)
 	}
 }
 

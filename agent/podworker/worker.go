@@ -3,6 +3,7 @@ package podworker
 import (
 	"context"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -73,6 +74,7 @@ type containerState struct {
 	started bool   // startup probe
 	ready   bool
 	sick    string
+	sickOf  *corev1.Probe // the probe that made it so
 	told    uint32 // the attempt whose BackOff event was sent, plus one
 	probing bool
 	given   *corev1.ResourceRequirements // what it runs with
@@ -203,7 +205,10 @@ func (w *worker) end(grace time.Duration) {
 }
 
 func (w *worker) beginEnding(now time.Time) {
-	w.endingSince = now
+	if w.endingSince = w.m.endingSince(w); w.endingSince.IsZero() {
+		w.endingSince = now
+		w.m.noteEnding(w, now)
+	}
 	if !w.ending { // it finished by itself: what is left gets the pod's own grace
 		w.grace = w.specGrace()
 	}
@@ -274,7 +279,7 @@ func (w *worker) drop(c *containerState) {
 	if c.probing {
 		w.m.probes.Remove(c.id)
 	}
-	c.id, c.hooked, c.started, c.ready, c.sick, c.probing = "", false, false, false, "", false
+	c.id, c.hooked, c.started, c.ready, c.sick, c.sickOf, c.probing = "", false, false, false, "", nil, false
 }
 
 // adopt notes a running container that the worker doesn't know yet: one that it has just started, or one that an agent
@@ -356,15 +361,24 @@ func (w *worker) verdictOf(r probe.Result) {
 		case probe.Success:
 			c.started = true
 		case probe.Failure:
-			c.sick = w.sickness(r)
+			w.fallSick(c, r)
 		}
 	case probe.Liveness:
 		if r.Verdict == probe.Failure {
-			c.sick = w.sickness(r)
+			w.fallSick(c, r)
 		}
 	}
 	if r.Verdict != probe.Unknown {
 		w.kickLocked()
+	}
+}
+
+func (w *worker) fallSick(c *containerState, r probe.Result) {
+	c.sick = w.sickness(r)
+	if spec := findContainer(w.pod, r.Container); spec != nil {
+		if c.sickOf = spec.LivenessProbe; r.Kind == probe.Startup {
+			c.sickOf = spec.StartupProbe
+		}
 	}
 }
 
@@ -401,7 +415,7 @@ func (w *worker) report(p cri.Pod, d Decision, now time.Time) {
 	}
 	in := status.Input{
 		Pod: w.pod, Old: w.last, Observed: p, Notes: notes, Now: now, HostIPs: w.m.node.HostIPs(), Runtime: w.m.runtime,
-		VolumesReady: w.prepared, Ended: d.Ended, Resize: w.resizeCondition,
+		VolumesReady: w.prepared || volumesWereReady(p), Ended: d.Ended, Resize: w.resizeCondition,
 	}
 	in.Old = w.old()
 	if w.verdict != nil {
@@ -414,6 +428,13 @@ func (w *worker) report(p cri.Pod, d Decision, now time.Time) {
 	if w.object != nil && !w.gone {
 		w.m.statuses.Set(w.object, &st)
 	}
+}
+
+// volumesWereReady tells whether the sandbox has a container: it wasn't made before the pod's volumes were. After a
+// restart of the agent they are looked at again, which must not make the pod look as if it were beginning anew.
+func volumesWereReady(p cri.Pod) bool {
+	sb := p.Sandbox()
+	return sb != nil && slices.ContainsFunc(p.Containers, func(c *cri.Container) bool { return c.SandboxID == sb.ID })
 }
 
 // old is the last status, with the conditions of other writers as the API server has them now.
