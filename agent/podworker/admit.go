@@ -19,6 +19,11 @@ func (m *Manager) admit(d Desired) *Verdict {
 	if len(p.Sandboxes) > 0 || pod.DeletionTimestamp != nil || pod.Status.Phase != "" && pod.Status.Phase != corev1.PodPending {
 		return nil // it was admitted before, or has nothing to be admitted to
 	}
+	if m.refuse != nil {
+		if reason, message := m.refuse(pod); reason != "" {
+			return reject(reason, "%s", message)
+		}
+	}
 	var others []*corev1.Pod
 	for _, w := range m.workers {
 		// Read without the worker's lock, which its own turn may hold: pointers that are replaced as a whole, and an
@@ -40,7 +45,7 @@ func (w *worker) snapshot() (*corev1.Pod, *corev1.PodStatus) {
 }
 
 func reject(reason, format string, args ...any) *Verdict {
-	return &Verdict{reason, "Pod was rejected: " + fmt.Sprintf(format, args...)}
+	return &Verdict{Reason: reason, Message: "Pod was rejected: " + fmt.Sprintf(format, args...)}
 }
 
 // admit is pure: nil means that the pod is welcome.
@@ -99,7 +104,7 @@ func admitResources(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.Re
 		sum.Add(want)
 		if sum.Cmp(have) > 0 {
 			u := used[name]
-			return &Verdict{"OutOf" + string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
+			return &Verdict{Reason: "OutOf" + string(name), Message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
 				name, amount(name, want), amount(name, u), amount(name, have))}
 		}
 	}

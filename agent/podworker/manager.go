@@ -65,6 +65,9 @@ type Deps struct {
 	Events   Events
 	// Handler returns the runtime handler of a RuntimeClass.
 	Handler func(ctx context.Context, class string) (string, error)
+	// Refuse says why the node takes no such pod at present (it is short of something, or shuts down); "" if it does. It
+	// must not call the manager. Nil refuses nothing.
+	Refuse func(pod *corev1.Pod) (reason, message string)
 	// Runtime is the runtime's name: the scheme of container IDs in statuses.
 	Runtime string
 	Log     *slog.Logger
@@ -96,6 +99,7 @@ type Manager struct {
 	statuses Statuses
 	events   Events
 	lookup   func(context.Context, string) (string, error)
+	refuse   func(*corev1.Pod) (reason, message string)
 	runtime  string
 	log      *slog.Logger
 	now      func() time.Time
@@ -115,7 +119,7 @@ type Manager struct {
 func New(ctx context.Context, cfg Config, d Deps) *Manager {
 	m := &Manager{
 		ctx: ctx, cfg: cfg, cri: d.CRI, images: d.Images, volumes: d.Volumes, cgroups: d.Cgroups, node: d.Node, objects: d.Objects,
-		services: d.Services, statuses: d.Statuses, events: d.Events, lookup: d.Handler, runtime: d.Runtime, log: d.Log, now: time.Now,
+		services: d.Services, statuses: d.Statuses, events: d.Events, lookup: d.Handler, refuse: d.Refuse, runtime: d.Runtime, log: d.Log, now: time.Now,
 		workers: map[types.UID]*worker{},
 	}
 	m.run = &action.Runner{Exec: d.CRI, UserAgent: "kube-probe/1.37"}

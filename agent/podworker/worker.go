@@ -59,7 +59,11 @@ type worker struct {
 }
 
 // Verdict is the node's own end of a pod.
-type Verdict struct{ Reason, Message string }
+type Verdict struct {
+	Reason, Message string
+	// Disruption says that the node ended it for its own sake, so that what made the pod doesn't count it as a failure.
+	Disruption bool
+}
 
 // containerState is what the worker notes of one container, by name.
 type containerState struct {
@@ -165,7 +169,7 @@ func (w *worker) lifetime(now time.Time) {
 	}
 	if limit := w.pod.Spec.ActiveDeadlineSeconds; limit != nil && !w.ending && !w.terminal() && w.last != nil && w.last.StartTime != nil {
 		if at := w.last.StartTime.Add(time.Duration(*limit) * time.Second); !now.Before(at) {
-			w.condemn(Verdict{"DeadlineExceeded", "Pod was active on the node longer than the specified deadline"})
+			w.condemn(Verdict{Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"})
 			w.m.event(w.pod, "", corev1.EventTypeNormal, "DeadlineExceeded", w.verdict.Message)
 		}
 	}
@@ -420,6 +424,7 @@ func (w *worker) report(p cri.Pod, d Decision, now time.Time) {
 	in.Old = w.old()
 	if w.verdict != nil {
 		in.Reason, in.Message, in.Failed = w.verdict.Reason, w.verdict.Message, d.Ended || p.Sandbox() == nil
+		in.Disrupted = w.verdict.Disruption
 	} else if w.last != nil {
 		in.Reason, in.Message = w.last.Reason, w.last.Message
 	}

@@ -44,6 +44,8 @@ type Input struct {
 	Runtime  string // the scheme of container IDs: containerd, mote
 	// VolumesReady gates PodReadyToStartContainers.
 	VolumesReady bool
+	// Disrupted says that Reason and Message are the node's own, for its sake, not the pod's.
+	Disrupted bool
 	// Resize is the condition of a resize that waits or is under way; nil when there is none.
 	Resize *corev1.PodCondition
 	// Ended means that the pod will not run again and all its containers have stopped: the phase becomes final.

@@ -186,3 +186,24 @@ func TestMessages(t *testing.T) {
 		}
 	}
 }
+
+func TestDisruption(t *testing.T) {
+	s := scenario(corev1.RestartPolicyAlways, nil, "a").exited("a", 137).with(func(in *Input) {
+		in.Ended, in.Failed, in.Disrupted, in.Reason, in.Message = true, true, true, "Evicted", "The node was low on resource: memory. "
+	})
+	s.in.Old = &corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionFalse, Reason: "Other"}}}
+	st := Compute(s.in)
+	c := condition(st.Conditions, corev1.DisruptionTarget)
+	if st.Phase != corev1.PodFailed || c == nil || c.Status != corev1.ConditionTrue || c.Reason != "TerminationByKubelet" || c.Message != st.Message {
+		t.Fatalf("phase %s, condition %+v", st.Phase, c)
+	}
+	b, err := Patch("u", s.in.Old, &st)
+	if err != nil || !strings.Contains(string(b), "TerminationByKubelet") {
+		t.Errorf("patch %s, %v", b, err)
+	}
+	// An agent that begins anew has forgotten why, and leaves the condition as it is.
+	s.in.Disrupted, s.in.Old = false, &st
+	if c := condition(Compute(s.in).Conditions, corev1.DisruptionTarget); c == nil || c.Status != corev1.ConditionTrue {
+		t.Errorf("the condition is gone: %+v", c)
+	}
+}

@@ -33,6 +33,11 @@ func conditions(in Input, st, old *corev1.PodStatus) []corev1.PodCondition {
 	if in.Resize != nil {
 		fresh = append(fresh, *in.Resize)
 	}
+	if in.Disrupted {
+		fresh = append(fresh, corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: in.Message,
+		})
+	}
 	fresh[2] = ready(in.Pod, fresh[3], old.Conditions)
 	var out []corev1.PodCondition
 	for _, c := range fresh {
@@ -48,7 +53,7 @@ func conditions(in Input, st, old *corev1.PodStatus) []corev1.PodCondition {
 		out = append(out, c)
 	}
 	for _, c := range old.Conditions {
-		if !owned[c.Type] {
+		if !owned[c.Type] && condition(out, c.Type) == nil {
 			out = append(out, c)
 		}
 	}

@@ -78,7 +78,7 @@ func changedConditions(old, next []corev1.PodCondition) []any {
 		switch {
 		case was == nil:
 			out = append(out, c)
-		case owned[c.Type] && !equality.Semantic.DeepEqual(*was, c):
+		case (owned[c.Type] || c.Type == corev1.DisruptionTarget) && !equality.Semantic.DeepEqual(*was, c):
 			out = append(out, patchedCondition{c, orNull(c.Reason), orNull(c.Message)})
 		}
 	}
