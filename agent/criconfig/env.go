@@ -35,7 +35,12 @@ type EnvInput struct {
 	// Services are those of the pod's namespace, and default/kubernetes first.
 	Services []*corev1.Service
 	Objects  Objects
+	// File reads a file of one of the pod's emptyDir volumes. ErrNoFile when there is none.
+	File func(volume, path string) (string, error)
 }
+
+// ErrNoFile says that a volume doesn't have the file that an environment refers to.
+var ErrNoFile = errors.New("no such file in the volume")
 
 // EnvVar is one variable of the result.
 type EnvVar struct{ Name, Value string }
@@ -166,9 +171,29 @@ func envValue(ctx context.Context, in EnvInput, from *corev1.EnvVarSource) (valu
 		}
 		return string(v), ok, nil
 	case from.FileKeyRef != nil:
-		return "", false, errors.New("fileKeyRef is not supported by this node")
+		return fileValue(in, from.FileKeyRef)
 	}
 	return "", false, nil
+}
+
+// fileValue reads a variable from a file that an init container has left in a volume.
+func fileValue(in EnvInput, ref *corev1.FileKeySelector) (string, bool, error) {
+	optional := ref.Optional != nil && *ref.Optional
+	text, err := in.File(ref.VolumeName, ref.Path)
+	switch {
+	case errors.Is(err, ErrNoFile) && optional:
+		return "", false, nil
+	case err != nil:
+		return "", false, fmt.Errorf("couldn't parse env file: %w", err)
+	}
+	v, err := EnvFileValue(text, ref.Key)
+	switch {
+	case err != nil:
+		return "", false, fmt.Errorf("couldn't parse env file: %s: %w", ref.Path, err)
+	case v == "" && !optional:
+		return "", false, fmt.Errorf("environment variable key %q not found in file %q", ref.Key, ref.Path)
+	}
+	return v, v != "", nil
 }
 
 // Expand replaces $(NAME) by its value; $$ is a dollar, and an unknown name stays as it is written.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/mote-edge/mote/agent/cri"
 	"github.com/mote-edge/mote/agent/cri/fakecri"
+	"github.com/mote-edge/mote/agent/criconfig"
 	"github.com/mote-edge/mote/agent/image"
 )
 
@@ -119,6 +120,10 @@ func (n *node) Mount(_ context.Context, pod *corev1.Pod) error {
 
 func (n *node) ContainerMounts(context.Context, *corev1.Pod, *corev1.Container, func(string) (string, error)) ([]*runtimeapi.Mount, error) {
 	return nil, nil
+}
+
+func (n *node) EmptyDirFile(*corev1.Pod, string, string) (string, error) {
+	return "", criconfig.ErrNoFile
 }
 
 func (n *node) Unmount(_ context.Context, uid types.UID) error {

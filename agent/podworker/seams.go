@@ -20,6 +20,9 @@ type VolumeMounter interface {
 	// subPathExpr resolved (safe against links); expand resolves $(VAR) with the container's environment. It is called
 	// after Mount, right before the container is created. Volumes of type image are left out: the caller adds them.
 	ContainerMounts(ctx context.Context, pod *corev1.Pod, container *corev1.Container, expand func(string) (string, error)) ([]*runtimeapi.Mount, error)
+	// EmptyDirFile reads a file of one of the pod's emptyDir volumes, following no link out of it. criconfig.ErrNoFile
+	// when there is none.
+	EmptyDirFile(pod *corev1.Pod, volume, path string) (string, error)
 	// Unmount takes the pod's volumes away, its directory Data/agent/pods/<uid>/volumes included. It is called when no
 	// container of the pod runs any more; not found is success.
 	Unmount(ctx context.Context, uid types.UID) error

@@ -236,6 +236,7 @@ func (s *starter) config(ctx context.Context, img *runtimeapi.Image, handler str
 	}
 	env, skipped, err := criconfig.Env(ctx, criconfig.EnvInput{
 		Pod: s.pod, Container: s.spec, Services: services, Objects: m.objects,
+		File:  func(volume, path string) (string, error) { return m.volumes.EmptyDirFile(s.pod, volume, path) },
 		Facts: downward.Facts{PodIPs: s.ips, HostIPs: m.node.HostIPs(), Allocatable: m.node.Allocatable()},
 	})
 	if err != nil {

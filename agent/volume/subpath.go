@@ -183,7 +183,12 @@ func makeDir(dir int, name string, like unix.Stat_t) error {
 }
 
 func beneath(base int, sub string, flags uint64) (int, error) {
-	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | flags, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
+	return below(base, sub, unix.O_PATH|flags)
+}
+
+// below opens a path that the kernel keeps below base, whatever links are on the way.
+func below(base int, sub string, flags uint64) (int, error) {
+	how := &unix.OpenHow{Flags: unix.O_CLOEXEC | flags, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
 	for range 16 {
 		fd, err := unix.Openat2(base, sub, how)
 		if !errors.Is(err, unix.EAGAIN) { // a rename elsewhere raced with the look-up
