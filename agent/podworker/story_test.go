@@ -225,6 +225,13 @@ func TestHooks(t *testing.T) {
 	})
 	n.m.Set(Desired{Pod: good})
 	n.until("ready", func() bool { return n.ready(good.UID) })
+	n.mu.Lock()
+	for _, st := range n.history[good.UID] { // it counts as running once the hook has ended, and is ready then
+		if c := st.ContainerStatuses[0]; c.State.Running != nil && !c.Ready {
+			t.Errorf("running, not ready: %+v", c)
+		}
+	}
+	n.mu.Unlock()
 	n.m.Set(Desired{Pod: deleted(good, 5)})
 	n.until("removed", func() bool { n.mu.Lock(); defer n.mu.Unlock(); return n.removed[good.UID] })
 	if !slices.Equal(ran, []string{"post", "pre"}) {

@@ -291,7 +291,7 @@ func (w *worker) drop(c *containerState) {
 func (w *worker) adopt(cur *cri.Container, p cri.Pod) {
 	spec := findContainer(w.pod, cur.Name)
 	c := w.container(cur.Name)
-	if spec == nil || c.id == cur.ID || w.starting == cur.Name {
+	if spec == nil || c.id == cur.ID || w.hooking(cur) {
 		return
 	}
 	if c.id != "" {
@@ -310,6 +310,24 @@ func (w *worker) adopt(cur *cri.Container, p cri.Pod) {
 		c.ready = c.ready || old.Ready
 	}
 	w.probe(c, spec, cur, p)
+}
+
+// hooking tells whether a running container is still in its start: it has a postStart hook that hasn't ended.
+func (w *worker) hooking(cur *cri.Container) bool {
+	if w.starting != cur.Name || cur.State != cri.Running {
+		return false
+	}
+	spec := findContainer(w.pod, cur.Name)
+	return spec != nil && spec.Lifecycle != nil && spec.Lifecycle.PostStart != nil
+}
+
+// shown is what the status tells of the runtime's picture: a container whose postStart hook hasn't ended isn't running
+// yet, as the API defines it.
+func (w *worker) shown(p cri.Pod) cri.Pod {
+	if slices.ContainsFunc(p.Containers, w.hooking) {
+		p.Containers = slices.DeleteFunc(slices.Clone(p.Containers), w.hooking)
+	}
+	return p
 }
 
 func (w *worker) probe(c *containerState, spec *corev1.Container, cur *cri.Container, p cri.Pod) {
@@ -418,7 +436,7 @@ func (w *worker) report(p cri.Pod, d Decision, now time.Time) {
 		}
 	}
 	in := status.Input{
-		Pod: w.pod, Old: w.last, Observed: p, Notes: notes, Now: now, HostIPs: w.m.node.HostIPs(), Runtime: w.m.runtime,
+		Pod: w.pod, Old: w.last, Observed: w.shown(p), Notes: notes, Now: now, HostIPs: w.m.node.HostIPs(), Runtime: w.m.runtime,
 		VolumesReady: w.prepared || volumesWereReady(p), Ended: d.Ended, Resize: w.resizeCondition,
 	}
 	in.Old = w.old()

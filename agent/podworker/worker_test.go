@@ -21,6 +21,13 @@ func TestPodLifecycle(t *testing.T) {
 	if st.Phase != corev1.PodRunning || st.PodIP != "10.42.0.9" || st.ContainerStatuses[0].State.Running == nil || st.HostIP != "192.0.2.1" {
 		t.Errorf("running status: %+v", st)
 	}
+	n.mu.Lock()
+	for _, st := range n.history[pod.UID] { // regression: the first status of a running pod said that it wasn't ready
+		if c := st.ContainerStatuses[0]; c.State.Running != nil && !c.Ready {
+			t.Errorf("running, not ready: %+v", c)
+		}
+	}
+	n.mu.Unlock()
 	if want := []string{"RunPodSandbox", "CreateContainer main", "StartContainer main"}; !slices.Equal(n.rt.Calls(), want) {
 		t.Errorf("calls %v, want %v", n.rt.Calls(), want)
 	}
