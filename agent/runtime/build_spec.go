@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/mote-edge/mote/agent/runtime/image"
@@ -25,7 +24,7 @@ const (
 
 // buildSpec gathers what the pure builder needs to know and calls it.
 func (s *Service) buildSpec(sb *sandbox, c *container, img image.Image, purpose specPurpose) (*specs.Spec, error) {
-	root, err := s.cfg.Images.Mount(c.rec.ID)
+	root, err := s.mountRoot(sb, c.rec.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +40,7 @@ func (s *Service) buildSpec(sb *sandbox, c *container, img image.Image, purpose 
 		return nil, err
 	}
 	for _, m := range c.config.GetMounts() {
-		resolved, err := s.resolveMount(c, m, purpose)
+		resolved, err := s.resolveMount(sb, c, m, purpose)
 		if err != nil {
 			return nil, err
 		}
@@ -120,28 +119,32 @@ func (s *Service) filesFor(sb *sandbox, options *cri.NamespaceOption) (spec.File
 		if _, err := os.Stat(files.Shm); err == nil {
 			return files, nil
 		}
-		if err := os.Mkdir(files.Shm, 0o700); err != nil {
-			return files, fmt.Errorf("shared memory: %w", err)
-		}
-		err := unix.Mount("shm", files.Shm, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=67108864")
+		users, err := usersOf(sb.config)
 		if err != nil {
-			_ = os.Remove(files.Shm)
-			return files, fmt.Errorf("mount shared memory: %w", err)
+			return files, err
 		}
+		return files, mountShm(files.Shm, users)
 	}
 	return files, nil
 }
 
-func (s *Service) resolveMount(c *container, m *cri.Mount, purpose specPurpose) (spec.Mount, error) {
+func (s *Service) resolveMount(sb *sandbox, c *container, m *cri.Mount, purpose specPurpose) (spec.Mount, error) {
 	out := spec.Mount{Mount: m}
 	if !filepath.IsAbs(m.ContainerPath) {
 		return out, fmt.Errorf("mount target %q is not absolute: %w", m.ContainerPath, errInvalid)
 	}
+	users, err := usersOf(sb.config)
+	if err != nil {
+		return out, err
+	}
 	if len(m.UidMappings)+len(m.GidMappings) > 0 {
-		return out, fmt.Errorf("mount %q: id-mapped mounts are not supported by this runtime yet: %w", m.ContainerPath, errInvalid)
+		if !sameUsers(users, m) {
+			return out, fmt.Errorf("mount %q: its id mappings are not those of the sandbox's user namespace: %w", m.ContainerPath, errInvalid)
+		}
+		out.Mapped = m.GetImage().GetImage() == "" // an image comes mapped
 	}
 	if m.GetImage().GetImage() != "" {
-		source, err := s.imageVolume(c, m, purpose)
+		source, err := s.imageVolume(sb, c, m, purpose)
 		out.Source = source
 		return out, err
 	}
@@ -200,7 +203,7 @@ func propagation(path string) (shared, slave bool, err error) {
 }
 
 // imageVolume mounts an image read-only for a container and returns the directory to bind.
-func (s *Service) imageVolume(c *container, m *cri.Mount, purpose specPurpose) (string, error) {
+func (s *Service) imageVolume(sb *sandbox, c *container, m *cri.Mount, purpose specPurpose) (string, error) {
 	img, err := s.cfg.Images.Get(m.Image.Image)
 	if err != nil {
 		return "", fmt.Errorf("image volume %q: %w", m.Image.Image, err)
@@ -215,7 +218,16 @@ func (s *Service) imageVolume(c *container, m *cri.Mount, purpose specPurpose) (
 	c.mu.Lock()
 	c.rec.Volumes = append(c.rec.Volumes, target)
 	c.mu.Unlock()
-	if err := s.cfg.Images.MountImage(img.ID, target); err != nil {
+	users, err := usersOf(sb.config)
+	if err != nil {
+		return "", err
+	}
+	if users != nil {
+		err = s.cfg.Images.MountImageMapped(img.ID, target, mapping(sb, users))
+	} else {
+		err = s.cfg.Images.MountImage(img.ID, target)
+	}
+	if err != nil {
 		return "", err
 	}
 	m.Readonly = true

@@ -42,8 +42,8 @@ func (s *Service) CreateContainer(_ context.Context, req *cri.CreateContainerReq
 	defer func() {
 		if retErr != nil {
 			s.unreserve(name)
-			if err := s.cfg.Images.RemoveSnapshot(id); err != nil {
-				s.log.Warn("remove the snapshot of a container that wasn't created", "container", id, "err", err)
+			if err := s.removeRoot(id); err != nil {
+				s.log.Warn("remove the root of a container that wasn't created", "container", id, "err", err)
 			}
 			_ = s.forget("c", id)
 		}
@@ -53,7 +53,7 @@ func (s *Service) CreateContainer(_ context.Context, req *cri.CreateContainerReq
 		return nil, err
 	}
 	c := newContainer(rec, proto.CloneOf(config), logPath(sb.config, config))
-	if err := s.prepareRoot(c, img); err != nil {
+	if err := s.prepareRoot(sb, c, img); err != nil {
 		return nil, err
 	}
 	// Whatever the start would refuse in the configuration is refused here.
@@ -106,11 +106,11 @@ func imageName(asked *cri.ImageSpec, img image.Image) string {
 }
 
 // prepareRoot makes the writable layer, mounts it and looks up the user in it.
-func (s *Service) prepareRoot(c *container, img image.Image) error {
+func (s *Service) prepareRoot(sb *sandbox, c *container, img image.Image) error {
 	if err := s.cfg.Images.Prepare(img.ID, c.rec.ID); err != nil {
 		return err
 	}
-	root, err := s.cfg.Images.Mount(c.rec.ID)
+	root, err := s.mountRoot(sb, c.rec.ID)
 	if err != nil {
 		return err
 	}

@@ -123,7 +123,7 @@ func (s *Service) afterExit(c *container) {
 	if err := os.RemoveAll(filepath.Join(s.runcRoot(), id)); err != nil {
 		s.log.Warn("remove the state of an ended container", "container", id, "err", err)
 	}
-	if err := s.cfg.Images.Unmount(id); err != nil {
+	if err := s.unmountRoot(id); err != nil {
 		s.log.Warn("unmount the root of an ended container", "container", id, "err", err)
 	}
 	for _, volume := range c.rec.Volumes {

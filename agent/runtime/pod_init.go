@@ -63,6 +63,7 @@ func (s *Service) ensurePodInit(sb *sandbox) (int, error) {
 		{Type: specs.NetworkNamespace, Path: sb.rec.NetPath},
 		{Type: specs.IPCNamespace, Path: sb.rec.IPCPath},
 		{Type: specs.UTSNamespace, Path: sb.rec.UTSPath},
+		{Type: specs.UserNamespace, Path: sb.rec.UserPath},
 	} {
 		if ns.Path != "" {
 			sp.Linux.Namespaces = append(sp.Linux.Namespaces, ns)

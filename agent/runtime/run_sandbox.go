@@ -90,24 +90,32 @@ func (s *Service) planNamespaces(sb *sandbox) {
 	if options.GetIpc() != cri.NamespaceMode_NODE {
 		rec.IPCPath = filepath.Join(s.cfg.RunDir, "ns", rec.ID+".ipc")
 	}
+	if ownUsers(options) {
+		rec.UserPath = filepath.Join(s.cfg.RunDir, "ns", rec.ID+".user")
+	}
 }
 
 func (s *Service) setUp(ctx context.Context, sb *sandbox) error {
-	rec, options := &sb.rec, nsOptions(sb.config)
-	if mode := options.GetUsernsOptions(); mode != nil && mode.Mode != cri.NamespaceMode_NODE {
-		return fmt.Errorf("user namespaces are not supported by this runtime yet: %w", errInvalid)
+	rec := &sb.rec
+	users, err := usersOf(sb.config)
+	if err != nil {
+		return err
 	}
 	if _, err := spec.ParentPath(sb.config, rec.ID); err != nil {
 		return fmt.Errorf("%w: %w", errInvalid, err)
 	}
-	if err := s.writeSandboxFiles(sb); err != nil {
+	if err := s.writeSandboxFiles(sb, users); err != nil {
 		return err
 	}
 	sysctls, err := namespace.Sysctls(sb.config.GetLinux().GetSysctls(), rec.NetPath == "", rec.IPCPath == "")
 	if err != nil {
 		return err
 	}
-	if err := namespace.Make(namespace.Pins{Net: rec.NetPath, IPC: rec.IPCPath, UTS: rec.UTSPath}, sb.config.Hostname, sysctls); err != nil {
+	made := namespace.Config{
+		Pins:  namespace.Pins{Net: rec.NetPath, IPC: rec.IPCPath, UTS: rec.UTSPath, User: rec.UserPath},
+		Users: users, Hostname: sb.config.Hostname, Sysctls: sysctls,
+	}
+	if err := namespace.Make(made); err != nil {
 		return err
 	}
 	if rec.NetPath != "" {
@@ -131,7 +139,7 @@ func (s *Service) setUp(ctx context.Context, sb *sandbox) error {
 
 func (s *Service) sandboxDir(id string) string { return filepath.Join(s.cfg.RunDir, "sandboxes", id) }
 
-func (s *Service) writeSandboxFiles(sb *sandbox) error {
+func (s *Service) writeSandboxFiles(sb *sandbox, users *namespace.Users) error {
 	dir := s.sandboxDir(sb.rec.ID)
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("sandbox directory: %w", err)
@@ -145,7 +153,11 @@ func (s *Service) writeSandboxFiles(sb *sandbox) error {
 		hostname = s.host.Hostname
 	}
 	for name, content := range map[string]string{"resolv.conf": resolv, "hostname": hostname + "\n"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			return fmt.Errorf("sandbox file: %w", err)
+		}
+		if err := giveTo(users, path); err != nil {
 			return fmt.Errorf("sandbox file: %w", err)
 		}
 	}

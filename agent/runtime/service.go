@@ -64,6 +64,7 @@ type Service struct {
 	stats   stats.Cache
 	net     *network.CNI
 	trim    *footprint.Trimmer
+	usersState
 
 	mu         sync.RWMutex
 	sandboxes  map[string]*sandbox

@@ -22,7 +22,7 @@ func (s *Service) Status(_ context.Context, req *cri.StatusRequest) (*cri.Status
 		network.Status, network.Reason = false, "NetworkPluginNotReady"
 		network.Message = "Network plugin returns error: " + err.Error()
 	}
-	features := &cri.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: recursiveReadOnly()}
+	features := &cri.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: recursiveReadOnly(), UserNamespaces: s.userNamespaces()}
 	out := &cri.StatusResponse{
 		Status: &cri.RuntimeStatus{Conditions: []*cri.RuntimeCondition{{Type: cri.RuntimeReady, Status: true}, network}},
 		RuntimeHandlers: []*cri.RuntimeHandler{

@@ -103,7 +103,7 @@ func (s *Service) removeContainer(ctx context.Context, c *container) error {
 			return err
 		}
 	}
-	if err := s.cfg.Images.RemoveSnapshot(id); err != nil {
+	if err := s.removeRoot(id); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(filepath.Join(s.cfg.RunDir, "ctr", id)); err != nil {

@@ -25,7 +25,7 @@ func (s *Service) sweep() (found bool) {
 	}
 	for _, id := range snapshots {
 		if s.containers[id] == nil {
-			warn("snapshot", id, s.cfg.Images.RemoveSnapshot(id))
+			warn("snapshot", id, s.removeRoot(id))
 		}
 	}
 	for _, name := range names(filepath.Join(s.cfg.RunDir, "netns")) {
@@ -50,6 +50,7 @@ func (s *Service) sweep() (found bool) {
 			continue
 		}
 		dir := filepath.Join(s.cfg.RunDir, "ctr", id)
+		_ = image.UnmountPath(filepath.Join(dir, "rootfs"))
 		for _, volume := range names(filepath.Join(dir, "volumes")) {
 			_ = image.UnmountPath(filepath.Join(dir, "volumes", volume))
 		}

@@ -9,64 +9,103 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
 // Pins are the paths that a sandbox's namespaces are kept alive at; an empty one means the host's namespace.
-type Pins struct{ Net, IPC, UTS string }
+type Pins struct{ Net, IPC, UTS, User string }
+
+// Config says what to make.
+type Config struct {
+	Pins
+	Users    *Users // with Pins.User: who is who in it
+	Hostname string
+	Sysctls  map[string]string
+}
+
+func (p Pins) each() []pin {
+	all := []pin{
+		{p.User, "user", unix.CLONE_NEWUSER}, {p.Net, "net", unix.CLONE_NEWNET}, {p.IPC, "ipc", unix.CLONE_NEWIPC}, {p.UTS, "uts", unix.CLONE_NEWUTS},
+	}
+	asked := all[:0]
+	for _, each := range all {
+		if each.path != "" {
+			asked = append(asked, each)
+		}
+	}
+	return asked
+}
+
+type pin struct {
+	path, kind string
+	flag       int
+}
 
 // Make creates the namespaces whose path is set, prepares them and pins them.
-func Make(p Pins, hostname string, sysctls map[string]string) error {
+func Make(c Config) error {
 	result := make(chan error, 1)
 	go func() {
 		// The thread enters the new namespaces and is never unlocked: it ends with this goroutine.
 		runtime.LockOSThread()
-		result <- onThread(p, hostname, sysctls)
+		result <- onThread(c)
 	}()
 	return <-result
 }
 
-func onThread(p Pins, hostname string, sysctls map[string]string) error {
-	flags := 0
-	for _, each := range []struct {
-		path string
-		flag int
-	}{{p.Net, unix.CLONE_NEWNET}, {p.IPC, unix.CLONE_NEWIPC}, {p.UTS, unix.CLONE_NEWUTS}} {
-		if each.path != "" {
+func onThread(c Config) error {
+	own := "/proc/thread-self/ns/"
+	if c.User != "" {
+		// The other namespaces must belong to the new user namespace, or its root could do nothing in them. A
+		// process with threads can't enter one: a child is made in all of them together.
+		pid, err := newChild(c.Pins, *c.Users)
+		if err != nil {
+			return err
+		}
+		defer endChild(pid)
+		own = "/proc/" + strconv.Itoa(pid) + "/ns/"
+		if err := enter(c.Pins, own); err != nil {
+			return err
+		}
+	} else {
+		flags := 0
+		for _, each := range c.each() {
 			flags |= each.flag
 		}
-	}
-	if err := unix.Unshare(flags); err != nil {
-		return fmt.Errorf("create namespaces: %w", err)
-	}
-	if p.UTS != "" && hostname != "" {
-		if err := unix.Sethostname([]byte(hostname)); err != nil {
-			return fmt.Errorf("set hostname %q: %w", hostname, err)
+		if err := unix.Unshare(flags); err != nil {
+			return fmt.Errorf("create namespaces: %w", err)
 		}
 	}
-	if p.Net != "" {
+	if c.UTS != "" && c.Hostname != "" {
+		if err := unix.Sethostname([]byte(c.Hostname)); err != nil {
+			return fmt.Errorf("set hostname %q: %w", c.Hostname, err)
+		}
+	}
+	if c.Net != "" {
 		if err := loopbackUp(); err != nil {
 			return err
 		}
 	}
-	for name, value := range sysctls {
-		if err := writeSysctl(name, value); err != nil {
+	for _, each := range c.each() {
+		if err := pinAt(own+each.kind, each.path); err != nil {
 			return err
 		}
 	}
-	for _, each := range []struct{ path, kind string }{{p.Net, "net"}, {p.IPC, "ipc"}, {p.UTS, "uts"}} {
-		if each.path == "" {
-			continue
+	if c.User != "" {
+		if err := becomeRootOf(*c.Users); err != nil {
+			return err
 		}
-		if err := pin("/proc/thread-self/ns/"+each.kind, each.path); err != nil {
+	}
+	for name, value := range c.Sysctls {
+		if err := writeSysctl(name, value); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func pin(namespace, path string) error {
+func pinAt(namespace, path string) error {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o444)
 	if err != nil {
 		return fmt.Errorf("pin namespace: %w", err)

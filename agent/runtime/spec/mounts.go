@@ -16,6 +16,7 @@ type Mount struct {
 	Source       string
 	SourceShared bool // the source's mount propagates to peers (Bidirectional needs it)
 	SourceSlave  bool
+	Mapped       bool // its files belong to the container's users: an id-mapped mount
 }
 
 func mounts(in Input, privileged bool) ([]specs.Mount, string, error) {
@@ -59,6 +60,9 @@ func mounts(in Input, privileged bool) ([]specs.Mount, string, error) {
 
 func volume(v Mount, root string) (specs.Mount, string, error) {
 	options := []string{"rbind"}
+	if v.Mapped {
+		options = append(options, "idmap") // by the container's user namespace
+	}
 	switch v.Propagation {
 	case cri.MountPropagation_PROPAGATION_PRIVATE:
 		options = append(options, "rprivate")

@@ -1,0 +1,173 @@
+package runtime
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/runtime/image"
+	"github.com/mote-edge/mote/agent/runtime/namespace"
+)
+
+// ownUsers tells whether a sandbox has a user namespace of its own.
+func ownUsers(options *cri.NamespaceOption) bool {
+	users := options.GetUsernsOptions()
+	return users != nil && users.Mode != cri.NamespaceMode_NODE
+}
+
+// usersOf is a sandbox's mapping of users; nil with the host's user namespace.
+func usersOf(config *cri.PodSandboxConfig) (*namespace.Users, error) {
+	options := nsOptions(config)
+	if !ownUsers(options) {
+		return nil, nil
+	}
+	asked := options.GetUsernsOptions()
+	if asked.Mode != cri.NamespaceMode_POD {
+		return nil, fmt.Errorf("user namespace mode %v is not supported: %w", asked.Mode, errInvalid)
+	}
+	if options.GetPid() == cri.NamespaceMode_NODE || options.GetIpc() == cri.NamespaceMode_NODE {
+		return nil, fmt.Errorf("a user namespace doesn't go with the host's PID or IPC namespace: %w", errInvalid)
+	}
+	uid, err := oneMapping("uid", asked.Uids)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := oneMapping("gid", asked.Gids)
+	if err != nil {
+		return nil, err
+	}
+	if uid.Length != gid.Length {
+		return nil, fmt.Errorf("uid and gid mappings differ in length: %w", errInvalid)
+	}
+	return &namespace.Users{UID: uid.HostId, GID: gid.HostId, Length: uid.Length}, nil
+}
+
+func oneMapping(kind string, mappings []*cri.IDMapping) (*cri.IDMapping, error) {
+	if len(mappings) != 1 {
+		return nil, fmt.Errorf("a user namespace needs exactly one %s mapping, not %d: %w", kind, len(mappings), errInvalid)
+	}
+	m := mappings[0]
+	if m.ContainerId != 0 || m.HostId == 0 || m.Length == 0 || uint64(m.HostId)+uint64(m.Length) > 1<<32 {
+		return nil, fmt.Errorf("%s mapping %d to %d, length %d: it must begin with the container's 0 and leave out the host's: %w", kind, m.ContainerId, m.HostId, m.Length, errInvalid)
+	}
+	return m, nil
+}
+
+// sameUsers tells whether a mount's mapping is the sandbox's, which is the only one that mounts can have.
+func sameUsers(users *namespace.Users, m *cri.Mount) bool {
+	same := func(mappings []*cri.IDMapping, host uint32) bool {
+		return len(mappings) == 1 && mappings[0].ContainerId == 0 && mappings[0].HostId == host && mappings[0].Length == users.Length
+	}
+	return users != nil && same(m.UidMappings, users.UID) && same(m.GidMappings, users.GID)
+}
+
+// mountRoot mounts a container's root filesystem and returns where. One with users of its own is mounted outside the
+// image store, whose directories are closed to them.
+func (s *Service) mountRoot(sb *sandbox, id string) (string, error) {
+	users, err := usersOf(sb.config)
+	if err != nil || users == nil {
+		if err != nil {
+			return "", err
+		}
+		return s.cfg.Images.Mount(id)
+	}
+	dir := filepath.Join(s.cfg.RunDir, "ctr", id)
+	target := filepath.Join(dir, "rootfs")
+	if err := os.MkdirAll(target, 0o711); err != nil {
+		return "", fmt.Errorf("root filesystem: %w", err)
+	}
+	return target, s.cfg.Images.MountMapped(id, target, mapping(sb, users))
+}
+
+func mapping(sb *sandbox, users *namespace.Users) image.Mapping {
+	return image.Mapping{Namespace: sb.rec.UserPath, UID: int(users.UID), GID: int(users.GID)}
+}
+
+func (s *Service) unmountRoot(id string) error {
+	if err := image.UnmountPath(filepath.Join(s.cfg.RunDir, "ctr", id, "rootfs")); err != nil {
+		return err
+	}
+	return s.cfg.Images.Unmount(id)
+}
+
+// removeRoot takes a container's root filesystem away, writable layer and all. None is success.
+func (s *Service) removeRoot(id string) error {
+	dir := filepath.Join(s.cfg.RunDir, "ctr", id)
+	if err := image.UnmountPath(filepath.Join(dir, "rootfs")); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, "rootfs")); err == nil {
+		_ = os.Remove(dir)
+	}
+	return s.cfg.Images.RemoveSnapshot(id)
+}
+
+// userNamespaces tries what a pod with users of its own needs, once: a namespace, and a root filesystem mapped to it.
+func (s *Service) userNamespaces() bool {
+	s.usersOnce.Do(func() {
+		const some = 1 << 16
+		file, err := namespace.NewUsers(namespace.Users{UID: some, GID: some, Length: some})
+		if err == nil {
+			defer file.Close()
+			err = openToAll(filepath.Join(s.cfg.RunDir, "ctr"))
+		}
+		if err == nil {
+			path := fmt.Sprintf("/proc/self/fd/%d", file.Fd())
+			err = s.cfg.Images.TryMapped(image.Mapping{Namespace: path, UID: some, GID: some})
+		}
+		if err != nil {
+			s.log.Info("pods can't have user namespaces (hostUsers: false) on this host", "err", err)
+		}
+		s.usersWork = err == nil
+	})
+	return s.usersWork
+}
+
+// openToAll tells whether everybody may walk to a directory: the root of a user namespace is nobody special on the
+// host, and its root filesystem is below.
+func openToAll(dir string) error {
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if info.Mode().Perm()&1 == 0 {
+			return fmt.Errorf("directory %s is closed to other users: chmod o+x it", dir)
+		}
+	}
+	return nil
+}
+
+// usersState is what the runtime found out about user namespaces.
+type usersState struct {
+	usersOnce sync.Once
+	usersWork bool
+}
+
+// giveTo hands a sandbox's file to the root of its user namespace.
+func giveTo(users *namespace.Users, path string) error {
+	if users == nil {
+		return nil
+	}
+	return os.Lchown(path, int(users.UID), int(users.GID))
+}
+
+// mountShm makes a pod's shared memory.
+func mountShm(target string, users *namespace.Users) error {
+	if err := os.Mkdir(target, 0o700); err != nil {
+		return fmt.Errorf("shared memory: %w", err)
+	}
+	options := "mode=1777,size=67108864"
+	if users != nil {
+		options += fmt.Sprintf(",uid=%d,gid=%d", users.UID, users.GID)
+	}
+	if err := unix.Mount("shm", target, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		_ = os.Remove(target)
+		return fmt.Errorf("mount shared memory: %w", err)
+	}
+	return nil
+}
