@@ -97,7 +97,7 @@ func (s *Service) feed(c *container, fd int, in io.Reader) {
 	}
 	_ = unix.Close(c.stdin)
 	c.stdin = -1
-	c.held = c.held[:2]
+	c.held = append(c.held[:2:2], c.held[3:]...) // without stdin
 	if err := s.keep(c.rec.ID, c.held...); err != nil {
 		s.log.Warn("release the stdin of a container", "container", c.rec.ID, "err", err)
 	}

@@ -19,7 +19,7 @@ func (s *Service) containerExited(c *container) {
 	pid, start, pidfd := c.rec.Pid, c.rec.StartTime, c.pidfd
 	c.mu.Unlock()
 	s.poll.Remove(pidfd)
-	status, known := s.exitStatus(pid, start)
+	status, known := s.exitStatus(pid, start, pidfd)
 	s.finish(c, status, known)
 
 	// Only now: a runtime that died before the checkpoint above would find the zombie again.
@@ -33,18 +33,23 @@ func (s *Service) containerExited(c *container) {
 	c.mu.Unlock()
 }
 
-// exitStatus asks the kernel without reaping if the process is our child, and mote-hold if it is an orphan.
-func (s *Service) exitStatus(pid int, start uint64) (unix.WaitStatus, bool) {
+// exitStatus asks the kernel without reaping if the process is our child, and mote-hold if it is an orphan. An orphan that
+// went past mote-hold, because that died and was followed, is known by its pidfd where the kernel can tell (Linux 6.15).
+func (s *Service) exitStatus(pid int, start uint64, pidfd int) (unix.WaitStatus, bool) {
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil)
 	if err == nil && info.Signo != 0 {
 		return childStatus(&info), true
 	}
-	if s.holder == nil {
-		return 0, false
-	}
-	// mote-hold reaps at its own pace, a moment after the pidfd became readable.
+	// Whoever is its parent reaps at its own pace, a moment after the pidfd became readable.
 	for wait := time.Millisecond; wait < 2*time.Second; wait *= 2 {
+		if status, known := pidfdExit(pidfd); known {
+			return status, true
+		}
+		if s.holder == nil {
+			time.Sleep(wait)
+			continue
+		}
 		status, known, err := s.holder.Exit(pid, start)
 		if err != nil {
 			s.log.Warn("ask for an orphan's exit code", "pid", pid, "err", err)

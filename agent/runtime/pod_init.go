@@ -33,8 +33,10 @@ func (s *Service) ensurePodInit(sb *sandbox) (int, error) {
 		return 0, err
 	}
 	root := filepath.Join(s.cfg.RunDir, "init-root")
-	if err := os.MkdirAll(filepath.Join(root, "proc"), 0o755); err != nil {
-		return 0, err
+	for _, dir := range []string{"proc", "dev"} { // made here: in a user namespace nobody else may
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			return 0, err
+		}
 	}
 	target, err := os.OpenFile(filepath.Join(root, "init"), os.O_CREATE|os.O_RDONLY, 0o755)
 	if err != nil {
@@ -51,6 +53,7 @@ func (s *Service) ensurePodInit(sb *sandbox) (int, error) {
 		},
 		Mounts: []specs.Mount{
 			{Type: "proc", Source: "proc", Destination: "/proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Type: "tmpfs", Source: "tmpfs", Destination: "/dev", Options: []string{"nosuid", "noexec", "mode=755", "size=64k"}},
 			{Type: "bind", Source: s.cfg.Holder, Destination: "/init", Options: []string{"bind", "ro", "rprivate"}},
 		},
 		Linux: &specs.Linux{

@@ -176,37 +176,18 @@ func (s *Service) restoreContainer(c *container) {
 			return // it can still be started
 		}
 	}
+	if c.rec.State == stateStarting && c.rec.BootID == s.bootID && !s.settleStart(c) {
+		return // it is as it was created
+	}
 	c.trim()
 	if c.rec.BootID != s.bootID {
 		s.finish(c, 0, false)
-		return
-	}
-	if c.rec.State == stateStarting && !s.adoptStarting(c) {
 		return
 	}
 	if err := s.adopt(c); err != nil {
 		s.log.Error("follow a container again", "container", c.rec.ID, "err", err)
 		s.finish(c, 0, false)
 	}
-}
-
-// adoptStarting settles a container whose start was cut short. libcontainer's own state tells whether the process
-// passed its gate; if it didn't, the start failed.
-func (s *Service) adoptStarting(c *container) bool {
-	inside, err := libcontainer.Load(s.runcRoot(), c.rec.ID)
-	if err == nil {
-		st, stateErr := inside.State()
-		status, statusErr := inside.Status()
-		if stateErr == nil && statusErr == nil && st.InitProcessPid > 0 &&
-			(status == libcontainer.Running || status == libcontainer.Stopped) {
-			c.rec.State, c.rec.Pid, c.rec.StartTime = stateRunning, st.InitProcessPid, st.InitProcessStartTime
-			c.rec.StartedAt = st.Created.UnixNano()
-			return true
-		}
-	}
-	s.killCgroup(c.rec.Cgroup)
-	s.failStart(s.sandboxes[c.rec.SandboxID], c, errors.New("the runtime was restarted during the container's start"))
-	return false
 }
 
 // adopt follows a container that an earlier runtime started; it may have ended meanwhile.

@@ -69,6 +69,9 @@ func (s *Service) start(sb *sandbox, c *container) (retErr error) {
 	}
 	defer func() {
 		if retErr != nil {
+			c.mu.Lock()
+			c.held = nil
+			c.mu.Unlock()
 			io.closeChild()
 			io.closeOurs()
 			s.release(c.rec.ID)
@@ -85,6 +88,9 @@ func (s *Service) start(sb *sandbox, c *container) (retErr error) {
 	}
 	c.mu.Lock()
 	c.rec.State = stateStarting
+	if !io.terminal {
+		c.held = io.held() // known from now on: this process may have to become the holder at any moment
+	}
 	c.mu.Unlock()
 	if err := s.saveContainer(c); err != nil {
 		return err
@@ -99,7 +105,8 @@ func (s *Service) start(sb *sandbox, c *container) (retErr error) {
 	return s.started(c, pid, io, pump)
 }
 
-// held is the order in which descriptors are kept: stdout, stderr and perhaps stdin; or the terminal.
+// held is the order in which descriptors are kept: stdout, stderr and perhaps stdin; or the terminal. The process' pidfd
+// follows them once it runs.
 func (io *stdio) held() []int {
 	if io.terminal {
 		return []int{io.master}
@@ -118,10 +125,12 @@ func (s *Service) started(c *container, pid int, io *stdio, pump *logs.Pump) err
 	if err != nil {
 		return fmt.Errorf("the container's process: %w", err)
 	}
-	if io.terminal {
-		if err := s.keep(c.rec.ID, io.held()...); err != nil {
-			s.log.Warn("a restart of the runtime will lose this terminal", "container", c.rec.ID, "err", err)
-		}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	if err := s.keep(c.rec.ID, append(io.held(), pidfd)...); err != nil {
+		s.log.Warn("a restart of the runtime may lose this container's terminal or exit code", "container", c.rec.ID, "err", err)
 	}
 	c.mu.Lock()
 	c.rec.State, c.rec.Pid, c.rec.StartTime, c.rec.StartedAt = stateRunning, pid, start, time.Now().UnixNano()
@@ -132,15 +141,12 @@ func (s *Service) started(c *container, pid int, io *stdio, pump *logs.Pump) err
 	c.mu.Lock()
 	c.trim()
 	c.mu.Unlock()
-	return s.follow(c, io, pump)
+	return s.follow(c, pidfd, io, pump)
 }
 
 // follow watches a live container: its output and its end.
-func (s *Service) follow(c *container, io *stdio, pump *logs.Pump) error {
-	pidfd, err := unix.PidfdOpen(c.rec.Pid, 0)
-	if err != nil {
-		return fmt.Errorf("watch process %d: %w", c.rec.Pid, err)
-	}
+func (s *Service) follow(c *container, pidfd int, io *stdio, pump *logs.Pump) error {
+	var err error
 	out := [2]int{io.out, io.err}
 	c.mu.Lock()
 	c.pidfd, c.pump, c.stdin, c.tty = pidfd, pump, io.stdin, -1
@@ -150,10 +156,8 @@ func (s *Service) follow(c *container, io *stdio, pump *logs.Pump) error {
 			c.tty = -1
 		}
 		out = [2]int{io.master, -1}
-		c.held = []int{io.master}
-	} else {
-		c.held = io.held()
 	}
+	c.held = append(io.held(), pidfd)
 	c.mu.Unlock()
 	if err := pump.Start(out); err != nil {
 		return err

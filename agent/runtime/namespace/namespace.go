@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -92,17 +93,36 @@ func onThread(c Config) error {
 			return err
 		}
 	}
+	return writeSysctls(c)
+}
+
+// writeSysctls sets those of the network as the host's root, whose capability counts, and then the others: in a user
+// namespace these are its own root's alone.
+func writeSysctls(c Config) error {
+	for name, value := range c.Sysctls {
+		if ofNetwork(name) {
+			if err := writeSysctl(name, value); err != nil {
+				return err
+			}
+		}
+	}
 	if c.User != "" {
 		if err := becomeRootOf(*c.Users); err != nil {
 			return err
 		}
 	}
 	for name, value := range c.Sysctls {
-		if err := writeSysctl(name, value); err != nil {
-			return err
+		if !ofNetwork(name) {
+			if err := writeSysctl(name, value); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+func ofNetwork(sysctl string) bool {
+	return strings.HasPrefix(sysctl, "net.") || strings.HasPrefix(sysctl, "net/")
 }
 
 func pinAt(namespace, path string) error {
