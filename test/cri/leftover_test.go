@@ -37,8 +37,7 @@ func (n *node) leftovers() []string {
 			found = append(found, filepath.Join(dir, entry.Name()))
 		}
 	}
-	hierarchies, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroupRoot)
-	for _, dir := range append(hierarchies, "/sys/fs/cgroup"+cgroupRoot) {
+	for _, dir := range cgroupDirs() {
 		_ = filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
 			if err != nil || !info.IsDir() {
 				return nil

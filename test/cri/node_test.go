@@ -1,23 +1,18 @@
-// Package cri judges a CRI runtime through its socket, as critest does. By default it builds mote-runtime and runs it
-// in network, mount and cgroup surroundings of its own; with CRI_SOCKET set it judges that runtime instead (tests that
-// kill the runtime or need Mote's own sockets are then skipped).
+// Package cri judges a CRI runtime through its socket, as critest does. CRI_RUNTIME says which: mote (the default)
+// builds mote-runtime, containerd takes the one that test/peers/build made; both run in network, mount and cgroup
+// surroundings of their own. CRI_SOCKET names a running one instead; CRI_PID is then a process in its namespaces and
+// CRI_IMPORT a command that takes a docker archive. Tests of Mote's own promises are skipped for the others.
 //
-// Reads:  CRI_SOCKET.
-// Writes: /tmp/mote-cri-*; cgroups below /mote-cri-test; all removed at the end.
+// Reads:  CRI_RUNTIME, CRI_SOCKET, CRI_PID, CRI_IMPORT, PEERS.
+// Writes: /tmp/mote-cri-*; cgroups below /mote-cri-<pid>; all removed at the end.
 package cri
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,9 +31,11 @@ import (
 
 // node is a runtime under test.
 type node struct {
+	kind   string // mote, containerd or other
+	socket string
 	dir    string
 	bin    string
-	hold   *exec.Cmd // nil: an external runtime
+	hold   *exec.Cmd // the process in whose namespaces all happens; nil when the runtime was there before
 	enter  int       // a process whose namespaces to use, instead of new ones
 	conn   *grpc.ClientConn
 	rt     api.RuntimeServiceClient
@@ -47,10 +44,10 @@ type node struct {
 
 var shared *node
 
-const (
-	testImage  = "docker.io/library/busybox:test"
-	cgroupRoot = "/mote-cri-test"
-)
+const testImage = "docker.io/library/busybox:test"
+
+// cgroupRoot is this process's, as several may test at once.
+var cgroupRoot = fmt.Sprintf("/mote-cri-%d", os.Getpid())
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -72,28 +69,91 @@ func mainCode(m *testing.M) int {
 }
 
 func newNode() (*node, error) {
-	n := &node{}
-	socket := os.Getenv("CRI_SOCKET")
-	if socket == "" {
-		var err error
-		if n.dir, err = os.MkdirTemp("/tmp", "mote-cri-"); err != nil {
-			return nil, err
-		}
-		if err := n.build(); err != nil {
-			return nil, err
-		}
-		if err := n.start(); err != nil {
-			return nil, err
-		}
-		socket = filepath.Join(n.dir, "run", "runtime.sock")
+	n := &node{kind: os.Getenv("CRI_RUNTIME"), socket: os.Getenv("CRI_SOCKET")}
+	if n.socket != "" {
+		n.kind = "other"
 	}
-	if err := n.connect("unix://" + socket); err != nil {
+	if n.kind == "" {
+		n.kind = "mote"
+	}
+	var err error
+	if n.dir, err = os.MkdirTemp("/tmp", "mote-cri-"); err != nil {
 		return nil, err
 	}
-	if n.hold != nil {
-		return n, n.importImage()
+	if err := os.Chmod(n.dir, 0o711); err != nil { // the root of a user namespace must get through
+		return nil, err
 	}
-	return n, nil
+	if err = os.Chmod(n.dir, 0o711); err != nil { // users of other namespaces pass through
+		return nil, err
+	}
+	switch n.kind {
+	case "mote":
+		err = errors.Join(n.build(), n.start())
+	case "containerd":
+		err = errors.Join(n.build(), n.startContainerd())
+	case "other":
+		n.enter, _ = strconv.Atoi(os.Getenv("CRI_PID"))
+	default:
+		return nil, fmt.Errorf("CRI_RUNTIME=%s: it is mote or containerd, or set CRI_SOCKET", n.kind)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := n.connect("unix://" + n.socket); err != nil {
+		return nil, err
+	}
+	archive, err := busyboxArchive(testImage)
+	if err != nil {
+		return nil, err
+	}
+	if n.kind == "containerd" {
+		pause, err := os.ReadFile(filepath.Join(peers(), "../images/pause.tar"))
+		if err != nil {
+			return nil, fmt.Errorf("%w: run test/peers/build first", err)
+		}
+		if err := n.importImage(pause); err != nil {
+			return nil, err
+		}
+	}
+	return n, n.importImage(archive)
+}
+
+// importImage hands a docker archive to the runtime by its own means: CRI has none.
+func (n *node) importImage(archive []byte) error {
+	if n.kind == "mote" {
+		return n.postImage(archive)
+	}
+	command := os.Getenv("CRI_IMPORT")
+	if n.kind == "containerd" {
+		command = filepath.Join(peers(), "ctr") + " -a " + n.socket + " -n k8s.io images import --local"
+	}
+	if command == "" {
+		return nil // it is there already, or every test says that it isn't
+	}
+	file := filepath.Join(n.dir, "image.tar")
+	if err := os.WriteFile(file, archive, 0o600); err != nil {
+		return err
+	}
+	if out, err := n.in(append(strings.Fields(command), file)...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", command, err, out)
+	}
+	return nil
+}
+
+// namespaces is a process in the runtime's namespaces; 0: they are ours.
+func (n *node) namespaces() int {
+	if n.hold != nil {
+		return n.hold.Process.Pid
+	}
+	return n.enter
+}
+
+// in makes a command run in the runtime's namespaces.
+func (n *node) in(words ...string) *exec.Cmd {
+	if pid := n.namespaces(); pid != 0 {
+		words = append([]string{"nsenter", "-t", strconv.Itoa(pid), "-n", "-m", "--"}, words...)
+	}
+	return exec.Command(words[0], words[1:]...)
 }
 
 func (n *node) connect(target string) error {
@@ -106,59 +166,6 @@ func (n *node) connect(target string) error {
 	}
 	n.conn, n.rt, n.images = conn, api.NewRuntimeServiceClient(conn), api.NewImageServiceClient(conn)
 	return n.await()
-}
-
-// build makes static binaries; MOTE_BIN names a directory that has them already.
-func (n *node) build() error {
-	if n.bin = os.Getenv("MOTE_BIN"); n.bin != "" {
-		return nil
-	}
-	n.bin = filepath.Join(n.dir, "bin")
-	if err := os.Mkdir(n.bin, 0o755); err != nil {
-		return err
-	}
-	cmd := exec.Command("go", "build", "-tags", "seccomp,netgo,osusergo", "-ldflags", "-s -w -extldflags -static", "-o", n.bin+"/",
-		"github.com/mote-edge/mote/cmd/mote-runtime", "github.com/mote-edge/mote/cmd/mote-hold", "github.com/mote-edge/mote/cmd/mote-cni")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build: %w\n%s", err, out)
-	}
-	return nil
-}
-
-// start runs mote-hold, which runs mote-runtime, in a network and a mount namespace of their own.
-func (n *node) start() error {
-	script := `mount --make-rshared / && ip link set lo up && exec "$0" "$@"`
-	if os.Getenv("MOTE_CGROUP2") != "" {
-		// On a hybrid machine: the v2 code paths, without the controllers that v1 has taken.
-		script = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && " + script
-	}
-	run := filepath.Join(n.dir, "run")
-	for _, dir := range []string{run, filepath.Join(n.dir, "data", "cni", "net.d"), filepath.Join(n.dir, "config")} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return err
-		}
-	}
-	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"mote","plugins":[{"type":"mote-cni","bridge":"mote0","subnet":"10.99.0.0/24","dataDir":%q,
-		"clusterCIDR":"10.99.0.0/16","capabilities":{"portMappings":true}}]}`, filepath.Join(run, "cni"))
-	if err := os.WriteFile(filepath.Join(n.dir, "data/cni/net.d/10-mote.conflist"), []byte(conf), 0o600); err != nil {
-		return err
-	}
-	log, err := os.Create(filepath.Join(n.dir, "runtime.log"))
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	enter := []string{"unshare", "-n", "-m", "sh", "-c", script}
-	if n.enter != 0 {
-		enter = []string{"nsenter", "-t", strconv.Itoa(n.enter), "-n", "-m", "--"}
-	}
-	n.hold = exec.Command(enter[0], append(enter[1:],
-		filepath.Join(n.bin, "mote-hold"), "--socket", filepath.Join(run, "hold.sock"), "--",
-		filepath.Join(n.bin, "mote-runtime"), "--data-dir", filepath.Join(n.dir, "data"), "--run-dir", run,
-		"--config-dir", filepath.Join(n.dir, "config"), "--log-level", "debug")...)
-	n.hold.Stdout, n.hold.Stderr = log, log
-	n.hold.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
-	return n.hold.Start()
 }
 
 func (n *node) await() error {
@@ -182,6 +189,7 @@ func (n *node) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if n.hold == nil {
+		_ = os.RemoveAll(n.dir)
 		return
 	}
 	list, err := n.rt.ListPodSandbox(ctx, &api.ListPodSandboxRequest{})
@@ -192,14 +200,21 @@ func (n *node) close() {
 	}
 	_ = n.hold.Process.Signal(unix.SIGTERM)
 	_ = n.hold.Wait()
+	if n.kind == "containerd" {
+		n.endShims()
+	}
 	if os.Getenv("KEEP") == "" {
 		_ = os.RemoveAll(n.dir)
 	}
-	hierarchies, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroupRoot)
-	for _, dir := range append(hierarchies, "/sys/fs/cgroup"+cgroupRoot) {
-		_ = filepath.Walk(dir, func(path string, info os.FileInfo, err error) error { return err })
+	for _, dir := range cgroupDirs() {
 		removeTree(dir)
 	}
+}
+
+// cgroupDirs are the tests' groups in every hierarchy.
+func cgroupDirs() []string {
+	hierarchies, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroupRoot)
+	return append(hierarchies, "/sys/fs/cgroup"+cgroupRoot)
 }
 
 func removeTree(dir string) {
@@ -215,46 +230,16 @@ func removeTree(dir string) {
 	_ = os.Remove(dir)
 }
 
-// runtimePid finds mote-runtime: the child of mote-hold.
-func (n *node) runtimePid(t testing.TB) int {
-	t.Helper()
-	pid := n.hold.Process.Pid
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, word := range strings.Fields(string(raw)) {
-		comm, _ := os.ReadFile("/proc/" + word + "/comm")
-		if strings.TrimSpace(string(comm)) == "mote-runtime" {
-			child, _ := strconv.Atoi(word)
-			return child
-		}
-	}
-	// Threads of mote-hold may have forked it.
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	for _, task := range tasks {
-		raw, _ := os.ReadFile(task)
-		for _, word := range strings.Fields(string(raw)) {
-			comm, _ := os.ReadFile("/proc/" + word + "/comm")
-			if strings.TrimSpace(string(comm)) == "mote-runtime" {
-				child, _ := strconv.Atoi(word)
-				return child
-			}
-		}
-	}
-	t.Fatal("mote-runtime isn't running")
-	return 0
-}
-
 // inNetns runs f on a thread in the runtime's network namespace: its stream URLs are on that loopback.
 func (n *node) inNetns(f func() error) error {
-	if n.hold == nil {
+	pid := n.namespaces()
+	if pid == 0 {
 		return f()
 	}
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", n.hold.Process.Pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err == nil {
 			defer unix.Close(fd)
 			err = unix.Setns(fd, unix.CLONE_NEWNET)
@@ -276,72 +261,3 @@ func (n *node) dial(_ context.Context, network, address string) (net.Conn, error
 	return conn, err
 }
 
-// importImage sends a busybox image to the admin socket.
-func (n *node) importImage() error {
-	archive, err := busyboxArchive(testImage)
-	if err != nil {
-		return err
-	}
-	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
-		return net.Dial("unix", filepath.Join(n.dir, "run", "runtime-admin.sock"))
-	}}}
-	reply, err := client.Post("http://runtime/images/import", "application/x-tar", archive)
-	if err != nil {
-		return err
-	}
-	defer reply.Body.Close()
-	body, _ := io.ReadAll(reply.Body)
-	if reply.StatusCode != http.StatusOK {
-		return fmt.Errorf("import: %s: %s", reply.Status, body)
-	}
-	return nil
-}
-
-// busyboxArchive is `docker save` of an image with the host's static busybox.
-func busyboxArchive(name string) (io.Reader, error) {
-	binary, err := os.ReadFile("/bin/busybox")
-	if err != nil {
-		return nil, errors.New("/bin/busybox is missing: install busybox-static")
-	}
-	var layer bytes.Buffer
-	tw := tar.NewWriter(&layer)
-	add := func(h tar.Header, content []byte) {
-		h.Size = int64(len(content))
-		_ = tw.WriteHeader(&h)
-		_, _ = tw.Write(content)
-	}
-	for _, dir := range []string{"bin", "etc", "tmp", "proc", "sys", "dev", "root", "home/default-user"} {
-		mode := int64(0o755)
-		if dir == "tmp" {
-			mode = 0o1777
-		}
-		add(tar.Header{Name: dir + "/", Typeflag: tar.TypeDir, Mode: mode}, nil)
-	}
-	add(tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755}, binary)
-	list, err := exec.Command("/bin/busybox", "--list").Output()
-	if err != nil {
-		return nil, err
-	}
-	for _, applet := range strings.Fields(string(list)) {
-		if applet != "busybox" {
-			add(tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777}, nil)
-		}
-	}
-	add(tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644},
-		[]byte("root:x:0:0:root:/root:/bin/sh\nworker:x:1000:1000::/home/default-user:/bin/sh\n"))
-	add(tar.Header{Name: "etc/group", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:\nworker:x:1000:\ncrew:x:50000:worker\n"))
-	_ = tw.Close()
-	sum := func(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }
-	config, _ := json.Marshal(map[string]any{
-		"architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"Cmd": []string{"sh"}, "Env": []string{"FROM_IMAGE=yes", "PATH=/bin"}},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + sum(layer.Bytes())}},
-	})
-	manifest, _ := json.Marshal([]map[string]any{{"Config": sum(config) + ".json", "RepoTags": []string{name}, "Layers": []string{"layer.tar"}}})
-	out := &bytes.Buffer{}
-	tw = tar.NewWriter(out)
-	for file, content := range map[string][]byte{sum(config) + ".json": config, "layer.tar": layer.Bytes(), "manifest.json": manifest} {
-		add(tar.Header{Name: file, Typeflag: tar.TypeReg, Mode: 0o644}, content)
-	}
-	return out, tw.Close()
-}

@@ -1,0 +1,2 @@
+// Package critest pins the version of cri-tools whose validation suite ../build compiles.
+package critest
