@@ -1,9 +1,14 @@
 package runtime
 
 import (
+	"os"
+	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-edge/mote/agent/runtime/hold"
 )
 
 // pidfdInfo is struct pidfd_info of linux/pidfd.h, as far as its first version goes.
@@ -29,4 +34,22 @@ func pidfdExit(pidfd int) (unix.WaitStatus, bool) {
 		return 0, false
 	}
 	return unix.WaitStatus(info.exitCode), true
+}
+
+// openPidfd opens a process, or is -1 if it is gone or its number is another's by now.
+func openPidfd(pid int, start uint64) int {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1
+	}
+	if now, err := hold.StartTime(pid); err != nil || now != start {
+		_ = unix.Close(fd)
+		return -1
+	}
+	return fd
+}
+
+func isPidfd(fd int) bool {
+	to, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	return err == nil && (to == "anon_inode:[pidfd]" || strings.HasPrefix(to, "pidfd:")) // the latter since Linux 6.9
 }

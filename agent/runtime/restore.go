@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -192,20 +191,52 @@ func (s *Service) restoreContainer(c *container) {
 
 // adopt follows a container that an earlier runtime started; it may have ended meanwhile.
 func (s *Service) adopt(c *container) error {
+	io, pidfd, err := s.takeUp(c)
+	if err != nil {
+		return err
+	}
+	pump, err := logs.New(logs.Config{SpoolDir: s.spoolDir(c.rec.ID), LogPath: c.logPath, Log: s.log.With("container", c.rec.ID)}, s.poll)
+	if err != nil {
+		return err
+	}
+	if start, err := hold.StartTime(c.rec.Pid); err == nil && start == c.rec.StartTime && pidfd >= 0 {
+		return s.follow(c, pidfd, io, pump)
+	}
+	if err := pump.Start([2]int{max(io.out, io.master), io.err}); err != nil {
+		return err
+	}
+	c.pump, c.stdin = pump, io.stdin
+	status, known := s.exitStatus(c.rec.Pid, c.rec.StartTime, pidfd)
+	s.finish(c, status, known)
+	if s.holder != nil && known {
+		_ = s.holder.Forget(c.rec.Pid, c.rec.StartTime)
+	}
+	if pidfd >= 0 {
+		_ = unix.Close(pidfd)
+	}
+	return nil
+}
+
+// takeUp gets a container's streams and pidfd (-1: unknown) from the holder, or anew from the kernel.
+func (s *Service) takeUp(c *container) (*stdio, int, error) {
 	var kept []int
 	if s.holder != nil {
 		var err error
 		if kept, err = s.holder.Get(c.rec.ID); err != nil {
-			return err
+			return nil, -1, err
 		}
 	}
 	io := &stdio{terminal: c.config.Tty, stdin: -1, out: -1, err: -1, master: -1}
+	fresh := false
 	if len(kept) == 0 && !io.terminal {
-		if kept = reopenPipes(c.rec.Pid, c.rec.StartTime, c.config.Stdin); len(kept) > 0 {
-			if err := s.keep(c.rec.ID, kept...); err != nil {
-				s.log.Warn("keep the streams of a container", "container", c.rec.ID, "err", err)
-			}
-		}
+		kept = reopenPipes(c.rec.Pid, c.rec.StartTime, c.config.Stdin)
+		fresh = len(kept) > 0
+	}
+	pidfd := -1
+	if n := len(kept); n > 0 && isPidfd(kept[n-1]) {
+		pidfd, kept = kept[n-1], kept[:n-1]
+	} else if pidfd = openPidfd(c.rec.Pid, c.rec.StartTime); pidfd >= 0 {
+		fresh = true
 	}
 	switch {
 	case len(kept) == 0:
@@ -218,26 +249,12 @@ func (s *Service) adopt(c *container) error {
 			io.stdin = kept[2]
 		}
 	}
-	pump, err := logs.New(logs.Config{SpoolDir: s.spoolDir(c.rec.ID), LogPath: c.logPath, Log: s.log.With("container", c.rec.ID)}, s.poll)
-	if err != nil {
-		return err
-	}
-	if start, err := hold.StartTime(c.rec.Pid); err == nil && start == c.rec.StartTime {
-		if err := s.follow(c, io, pump); err == nil {
-			return nil
-		} else if !errors.Is(err, unix.ESRCH) {
-			return err
+	if fresh && len(kept) > 0 {
+		if err := s.keep(c.rec.ID, append(kept[:len(kept):len(kept)], pidfd)...); err != nil {
+			s.log.Warn("keep the streams of a container", "container", c.rec.ID, "err", err)
 		}
-	} else if err := pump.Start([2]int{max(io.out, io.master), io.err}); err != nil {
-		return err
 	}
-	c.pump = pump
-	status, known := s.exitStatus(c.rec.Pid, c.rec.StartTime)
-	s.finish(c, status, known)
-	if s.holder != nil && known {
-		_ = s.holder.Forget(c.rec.Pid, c.rec.StartTime)
-	}
-	return nil
+	return io, pidfd, nil
 }
 
 // reopenPipes opens the ends of a process' standard pipes anew, through /proc: when holder and runtime died together,

@@ -1,0 +1,65 @@
+package runtime
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/runc/libcontainer"
+
+	"github.com/mote-edge/mote/agent/runtime/image"
+)
+
+// settleStart settles a container whose start was cut short by this program's end. If its process had passed libcontainer's
+// gate, it runs or has run, and true is returned. If not, it is taken back to what it was before the start: nobody was told
+// of a failure, so there was none, and it can be started again.
+func (s *Service) settleStart(c *container) bool {
+	if inside, err := libcontainer.Load(s.runcRoot(), c.rec.ID); err == nil {
+		st, stateErr := inside.State()
+		status, statusErr := inside.Status()
+		if stateErr == nil && statusErr == nil && st.InitProcessPid > 0 && s.passedGate(c.rec.ID, status, st.InitProcessPid) {
+			c.rec.State, c.rec.Pid, c.rec.StartTime = stateRunning, st.InitProcessPid, st.InitProcessStartTime
+			c.rec.StartedAt = st.Created.UnixNano()
+			if err := s.saveContainer(c); err != nil {
+				s.log.Error("checkpoint a started container", "container", c.rec.ID, "err", err)
+			}
+			return true
+		}
+	}
+	s.log.Info("a container's start was cut short; it can be started again", "container", c.rec.ID)
+	s.killCgroup(c.rec.Cgroup)
+	s.release(c.rec.ID)
+	if err := s.removeCgroup(c.rec.Cgroup); err != nil {
+		s.log.Warn("remove the cgroup of a start that was cut short", "container", c.rec.ID, "err", err)
+	}
+	for _, volume := range c.rec.Volumes {
+		if err := image.UnmountPath(volume); err != nil {
+			s.log.Warn("unmount an image volume", "container", c.rec.ID, "err", err)
+		}
+	}
+	for _, dir := range []string{filepath.Join(s.runcRoot(), c.rec.ID), filepath.Join(s.cfg.RunDir, "ctr", c.rec.ID)} {
+		if err := os.RemoveAll(dir); err != nil {
+			s.log.Warn("remove the remains of a start that was cut short", "container", c.rec.ID, "err", err)
+		}
+	}
+	c.rec.State, c.rec.Volumes = stateCreated, nil
+	if err := s.saveContainer(c); err != nil {
+		s.log.Error("checkpoint a container", "container", c.rec.ID, "err", err)
+	}
+	return false
+}
+
+// passedGate tells whether a container's process went on to the image's program. libcontainer's init writes to a FIFO just
+// before that, and the runtime removes the FIFO when it has read; between the two, the command line tells.
+func (s *Service) passedGate(id string, status libcontainer.Status, pid int) bool {
+	if _, err := os.Lstat(filepath.Join(s.runcRoot(), id, "exec.fifo")); err != nil {
+		return status == libcontainer.Running || status == libcontainer.Stopped
+	}
+	if status == libcontainer.Stopped {
+		return false
+	}
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	words := strings.Split(string(line), "\x00")
+	return err == nil && len(line) > 0 && !(len(words) == 3 && words[1] == "init" && strings.HasPrefix(words[0], "/proc/"))
+}
