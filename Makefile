@@ -16,7 +16,7 @@ TOOLS   := $(CURDIR)/$(BIN)/tools
 PLAIN   := ./controlplane/... ./cmd/mote/... ./cmd/mote-agent/... ./cmd/internal/... ./examples/...
 RACE    := ./agent/... ./cni/... ./proxy/... ./internal/...
 
-.PHONY: help deps build cross run stop test lint fmt e2e lab lab-down bench conformance clean
+.PHONY: help deps build cross run stop test lint fmt e2e lab lab-down bench conformance crossings clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -63,6 +63,9 @@ bench: build ## memory, start-up and latency on this machine (root)
 
 conformance: build ## upstream's conformance suite against the lab (root, long); FOCUS and PROCS narrow it
 	@test/conformance/run
+
+crossings: build ## the upstream kubelet on mote-runtime, and mote agent on containerd, with the specs of test/crossings/smoke (root, long)
+	@test/conformance/build >/dev/null && test/peers/build >/dev/null && test/crossings/run
 
 clean: ## remove what the build made
 	@rm -rf $(BIN)

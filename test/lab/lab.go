@@ -32,6 +32,8 @@ type Config struct {
 	Workers int      // nodes besides the server
 	Images  []string // archives that every node imports
 	Args    []string // further flags of every node
+	Bare    int      // machines after the workers on which nothing is started: for other programs than ours
+	NoNode  bool     // the server runs no node of its own
 }
 
 // Lab is a running cluster.
@@ -89,12 +91,15 @@ func Up(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range l.Nodes[1:] {
+	for _, n := range l.ours()[1:] {
 		if err := n.StartAgent(ctx, strings.TrimSpace(token)); err != nil {
 			return nil, err
 		}
 	}
-	for _, n := range l.Nodes {
+	for _, n := range l.ours() {
+		if n.index == 0 && cfg.NoNode {
+			continue
+		}
 		if err := l.registered(ctx, n); err != nil {
 			return nil, fmt.Errorf("%w; the end of its log:\n%s", err, n.logTail())
 		}
@@ -118,11 +123,14 @@ func (l *Lab) registered(ctx context.Context, n *Node) error {
 // Attach describes a lab without starting anything, for one that another process started.
 func Attach(cfg Config) *Lab {
 	l := &Lab{cfg: cfg}
-	for i := 0; i <= cfg.Workers; i++ {
+	for i := 0; i <= cfg.Workers+cfg.Bare; i++ {
 		l.Nodes = append(l.Nodes, &Node{lab: l, index: i, Name: fmt.Sprintf("n%d", i), IP: fmt.Sprintf("%s.%d", cfg.Subnet, 10+i)})
 	}
 	return l
 }
+
+// ours are the machines that Up starts something on.
+func (l *Lab) ours() []*Node { return l.Nodes[:1+l.cfg.Workers] }
 
 func (l *Lab) netns(part string) string { return l.cfg.Name + "-" + part }
 
@@ -283,7 +291,11 @@ func (n *Node) start(program string, args ...string) error {
 
 // StartServer starts the control plane and its node, and waits until the API answers.
 func (n *Node) StartServer(ctx context.Context) error {
-	if err := n.start("mote", append([]string{"server", "--advertise-address", n.IP}, n.flags()...)...); err != nil {
+	args := append([]string{"server", "--advertise-address", n.IP}, n.flags()...)
+	if n.lab.cfg.NoNode {
+		args = append(args, "--disable-agent")
+	}
+	if err := n.start("mote", args...); err != nil {
 		return err
 	}
 	admin := filepath.Join(n.Dir(), "etc", "admin.kubeconfig")

@@ -32,6 +32,8 @@ func run(ctx context.Context) error {
 	flag.StringVar(&cfg.Bin, "bin", "bin", "directory of Mote's programs")
 	flag.StringVar(&cfg.Subnet, "subnet", "10.99.0", "first three octets of the nodes' network")
 	flag.IntVar(&cfg.Workers, "workers", 2, "nodes besides the server")
+	flag.IntVar(&cfg.Bare, "bare", 0, "machines after the workers, with a network and namespaces and nothing running")
+	flag.BoolVar(&cfg.NoNode, "no-node", false, "the server runs no node of its own")
 	flag.StringVar(&images, "images", "", "pattern of archives that every node imports")
 	flag.Parse()
 	var err error
