@@ -23,6 +23,7 @@ import (
 	"github.com/mote-edge/mote/agent/server"
 	"github.com/mote-edge/mote/agent/source"
 	"github.com/mote-edge/mote/agent/status"
+	"github.com/mote-edge/mote/agent/userns"
 	"github.com/mote-edge/mote/agent/volume"
 	"github.com/mote-edge/mote/internal/kubeclient"
 	"github.com/mote-edge/mote/internal/layout"
@@ -89,6 +90,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	run("pods", func(ctx context.Context) error {
 		return p.pods.Run(ctx, func() { once.Do(func() { close(listed) }); p.node.Poke() })
 	})
+	if a.cfg.RuntimeEndpoint == "" {
+		run("runtime", func(ctx context.Context) error { return superviseRuntime(ctx, a.cfg.Dirs, a.cfg.Log) })
+	}
 	run("volumes", p.volumes.Run)
 	run("node", p.node.Run)
 	run("logs", a.rotator(p).Run)
@@ -239,9 +243,15 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 	if p.disk, err = source.NewCheckpoint(filepath.Join(dir, "desired"), a.cfg.Log); err != nil {
 		return err
 	}
+	users, err := userns.New(userns.Config{
+		PodsDir: filepath.Join(dir, "pods"), Length: a.cfg.UserNamespaceIDsPerPod, MaxPods: a.cfg.MaxPods, Log: a.cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
 	deps := podworker.Deps{
 		CRI: p.cri, Images: image.New(p.cri.Images, a.cfg.MaxParallelImagePulls), Volumes: p.volumes, Cgroups: p.cgroups, Node: p.node,
-		Objects: p.volumes, Events: p.events, Runtime: p.version.GetRuntimeName(), Log: a.cfg.Log,
+		Objects: p.volumes, Events: p.events, Users: users, Runtime: p.version.GetRuntimeName(), Log: a.cfg.Log,
 		Handler: func(context.Context, string) (string, error) { return "", errStandalone },
 	}
 	var api source.API

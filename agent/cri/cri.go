@@ -84,6 +84,9 @@ func (c *Client) WaitReady(ctx context.Context) (*runtimeapi.VersionResponse, er
 // IsNotFound tells whether a CRI error says that the object is gone.
 func IsNotFound(err error) bool { return status.Code(err) == codes.NotFound }
 
+// IsAway tells whether a CRI call failed because the runtime is away: it has died, and comes back.
+func IsAway(err error) bool { return status.Code(err) == codes.Unavailable }
+
 // Message is what the runtime said, without gRPC's frame.
 func Message(err error) string {
 	if s, ok := status.FromError(err); ok {

@@ -90,6 +90,7 @@ func (w *worker) runSandbox(pod *corev1.Pod, a Action) {
 			return
 		}
 	}
+	w.beganWithUsers(pod)
 	cfg, err := w.sandboxOf(ctx, pod, a.Attempt)
 	if err != nil {
 		w.sandboxFailed(pod, "FailedCreatePodSandBox", err)
@@ -102,6 +103,11 @@ func (w *worker) runSandbox(pod *corev1.Pod, a Action) {
 	}
 	r, err := w.m.cri.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg, RuntimeHandler: handler})
 	if err != nil {
+		if cri.IsAway(err) { // its restart isn't the pod's failure: the next try isn't later for it
+			w.mu.Lock()
+			w.sandboxTries = 0
+			w.mu.Unlock()
+		}
 		w.sandboxFailed(pod, "FailedCreatePodSandBox", errors.New("Failed to create pod sandbox: "+cri.Text(err)))
 		return
 	}
@@ -112,12 +118,13 @@ func (w *worker) runSandbox(pod *corev1.Pod, a Action) {
 }
 
 func (w *worker) sandboxFailed(pod *corev1.Pod, reason string, err error) {
+	w.failedWithUsers(pod)
 	w.m.event(pod, "", corev1.EventTypeWarning, reason, err.Error())
 	w.done(func() { w.sandboxBusy, w.sandboxAt = false, w.m.now().Add(retry(&w.sandboxTries)) })
 }
 
 // sandboxOf makes the sandbox's configuration and the directories it names.
-func (w *worker) sandboxOf(_ context.Context, pod *corev1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error) {
+func (w *worker) sandboxOf(ctx context.Context, pod *corev1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error) {
 	parent, err := w.m.cgroups.Ensure(pod)
 	if err != nil {
 		return nil, err
@@ -128,9 +135,13 @@ func (w *worker) sandboxOf(_ context.Context, pod *corev1.Pod, attempt uint32) (
 	if warning != "" {
 		w.m.event(pod, "", corev1.EventTypeWarning, "DNSConfigForming", warning)
 	}
+	users, err := w.m.userNamespace(ctx, pod)
+	if err != nil {
+		return nil, err
+	}
 	cfg, err := criconfig.Sandbox(criconfig.SandboxInput{
 		Pod: pod, Attempt: attempt, CgroupParent: parent, LogRoot: w.m.cfg.PodLogDir, SeccompRoot: w.m.cfg.SeccompRoot, DNS: dns,
-		ClusterDomain: w.m.cfg.ClusterDomain,
+		ClusterDomain: w.m.cfg.ClusterDomain, Users: users,
 	})
 	if err != nil {
 		return nil, err
@@ -163,7 +174,7 @@ func (w *worker) release(pod *corev1.Pod) {
 	defer cancel()
 	err := w.m.volumes.Unmount(ctx, pod.UID)
 	if err == nil {
-		err = w.m.cgroups.Remove(pod.UID)
+		err = errors.Join(w.m.cgroups.Remove(pod.UID), w.m.releaseUsers(pod.UID))
 	}
 	w.done(func() {
 		w.releasing = false

@@ -85,9 +85,10 @@ func (w *worker) kill(pod *corev1.Pod, spec *corev1.Container, a Action, k *kill
 		}
 		w.m.noteHooked(w, spec.Name, a.ID)
 	}
+	floor := time.Now().Add(minStop)
 	for {
 		left := time.Until(k.end())
-		left = max(left, minStop)
+		left = max(left, time.Until(floor), 0) // a repeated try gives no new grace
 		timeout := int64((left + time.Second - 1) / time.Second)
 		ctx, cancel := k.bound(w.m.ctx)
 		ctx, stop := context.WithTimeout(ctx, time.Duration(timeout)*time.Second+callTimeout)
@@ -103,6 +104,7 @@ func (w *worker) kill(pod *corev1.Pod, spec *corev1.Container, a Action, k *kill
 			select {
 			case <-w.m.ctx.Done():
 			case <-time.After(firstRetry):
+				continue
 			}
 		}
 		if err == nil && spec != nil {

@@ -32,10 +32,16 @@ type startError struct {
 	err     error
 	retryAt time.Time
 	id      string // of the container, once there is one
+	away    bool   // the runtime didn't answer: it is being restarted
 }
 
 func (e *startError) Error() string { return e.err.Error() }
 func (e *startError) Unwrap() error { return e.err }
+
+// callFailed is a CRI call's failure as the reason that users know.
+func callFailed(reason, id string, err error) error {
+	return &startError{reason: reason, err: errors.New(cri.Message(err)), id: id, away: cri.IsAway(err)}
+}
 
 // starter is one start of one container, from image to postStart hook.
 type starter struct {
@@ -64,7 +70,7 @@ func (w *worker) beginStart(a Action, p cri.Pod) {
 		}
 	}
 	for _, old := range p.Containers {
-		if old.Name == a.Container && old.State != cri.Running {
+		if old.Name == a.Container && old.State == cri.Exited {
 			s.old = append(s.old, old)
 		}
 	}
@@ -99,6 +105,7 @@ func (w *worker) endStart(name, id string, err error, cancelled bool) {
 	if cancelled && w.ending {
 		return
 	}
+	w.failedWithUsers(w.pod)
 	now := w.m.now()
 	reason := createError
 	var se *startError
@@ -107,6 +114,9 @@ func (w *worker) endStart(name, id string, err error, cancelled bool) {
 	}
 	if c.retryAt.IsZero() || !c.retryAt.After(now) {
 		c.retryAt = now.Add(retry(&c.tries))
+	}
+	if se != nil && se.away { // that isn't the container's failure: it doesn't make the next try later
+		c.tries, c.retryAt = 0, now.Add(firstRetry)
 	}
 	c.failure, c.failed = &corev1.ContainerStateWaiting{Reason: reason, Message: err.Error()}, nil
 	if reason == image.ErrImagePull { // upstream says so for a moment, and then that it waits
@@ -137,6 +147,38 @@ func (s *starter) event(kind, reason, message string) {
 // run starts the container. It returns its ID as soon as there is one, whatever happens then.
 func (s *starter) run(ctx context.Context) (string, error) {
 	m := s.w.m
+	id, err := s.made(ctx)
+	if err != nil {
+		return "", err
+	}
+	if _, err := m.cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+		_ = m.cri.RefreshContainer(m.ctx, m.cache, s.pod.UID, s.a.ID, id)
+		if s.a.Made == nil || !s.runs(id) { // a start that an agent before this one began may have come to its end meanwhile
+			s.event(corev1.EventTypeWarning, "Failed", "Error: "+cri.Message(err))
+			return id, callFailed(runError, id, err)
+		}
+	}
+	if err := m.cri.RefreshContainer(ctx, m.cache, s.pod.UID, s.a.ID, id); err != nil {
+		m.log.Warn("status of a started container", "pod", ref(s.pod), "container", s.spec.Name, "err", err)
+	}
+	s.event(corev1.EventTypeNormal, "Started", "Container started")
+	m.linkLog(s.pod, s.spec.Name, id, s.a.Attempt)
+	s.collect()
+	return id, s.postStart(ctx, id)
+}
+
+func (s *starter) runs(id string) bool {
+	p := s.w.m.cache.Get(s.pod.UID)
+	c := p.ByID(id)
+	return c != nil && c.State == cri.Running
+}
+
+// made returns the container that this attempt has already, or makes it.
+func (s *starter) made(ctx context.Context) (string, error) {
+	if s.a.Made != nil {
+		return s.a.Made.ID, nil
+	}
+	m := s.w.m
 	handler, err := m.handler(ctx, s.pod)
 	if err != nil {
 		return "", &startError{reason: createConfigError, err: err}
@@ -162,22 +204,10 @@ func (s *starter) run(ctx context.Context) (string, error) {
 	}
 	r, err := m.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: s.a.ID, Config: cfg, SandboxConfig: s.sandbox})
 	if err != nil {
-		return "", &startError{reason: createError, err: errors.New(cri.Message(err))}
+		return "", callFailed(createError, "", err)
 	}
-	id := r.GetContainerId()
 	s.event(corev1.EventTypeNormal, "Created", "Container created")
-	if _, err := m.cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
-		_ = m.cri.RefreshContainer(m.ctx, m.cache, s.pod.UID, s.a.ID, id)
-		s.event(corev1.EventTypeWarning, "Failed", "Error: "+cri.Message(err))
-		return id, &startError{reason: runError, err: errors.New(cri.Message(err)), id: id}
-	}
-	if err := m.cri.RefreshContainer(ctx, m.cache, s.pod.UID, s.a.ID, id); err != nil {
-		m.log.Warn("status of a started container", "pod", ref(s.pod), "container", s.spec.Name, "err", err)
-	}
-	s.event(corev1.EventTypeNormal, "Started", "Container started")
-	m.linkLog(s.pod, s.spec.Name, id, s.a.Attempt)
-	s.collect()
-	return id, s.postStart(ctx, id)
+	return r.GetContainerId(), nil
 }
 
 // collect removes the attempts before the last one that ended: one is kept, for its logs and its state.
@@ -278,6 +308,7 @@ func (s *starter) config(ctx context.Context, img *runtimeapi.Image, handler str
 	cfg, err := criconfig.Container(criconfig.ContainerInput{
 		Pod: s.pod, Container: s.spec, Attempt: s.a.Attempt, Target: s.target, Image: img.GetId(), ImageUser: user, Env: env, Mounts: mounts,
 		SeccompRoot: m.cfg.SeccompRoot, MemoryBytes: m.cfg.MemoryBytes, CgroupV2: m.cfg.CgroupV2,
+		Users: s.sandbox.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions(),
 	})
 	if err != nil {
 		return nil, fail(err)

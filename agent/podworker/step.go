@@ -72,6 +72,8 @@ type Action struct {
 	Attempt   uint32 // Start, RunSandbox
 	Message   string // Kill: why, as the event says it
 	After     *cri.Container
+	// Made is this very attempt, created and not started: an agent or a runtime died in between.
+	Made *cri.Container
 }
 
 // Decision is what follows from a View.
@@ -251,6 +253,11 @@ func (w *walk) tryStart(name string, last *cri.Container) {
 	if w.Starting == name || last != nil && w.Killing[last.ID] {
 		return
 	}
+	a := Action{Verb: Start, Container: name, ID: w.sb.ID, Attempt: w.attempt(name), After: last}
+	if last != nil && last.State == cri.Created { // nothing ran, nothing is repeated
+		a.Attempt, a.After, a.Made = last.Attempt, nil, last
+		last = nil
+	}
 	if last != nil {
 		if until := x.Backoff.Until(ended(last)); w.Now.Before(until) {
 			w.d.Waiting[name] = until
@@ -266,7 +273,7 @@ func (w *walk) tryStart(name string, last *cri.Container) {
 		return
 	}
 	w.Starting = name // the turn is taken, for this decision too
-	w.d.do(Action{Verb: Start, Container: name, ID: w.sb.ID, Attempt: w.attempt(name), After: last})
+	w.d.do(a)
 }
 
 func ended(c *cri.Container) time.Time {

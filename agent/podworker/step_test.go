@@ -145,7 +145,8 @@ func TestStep(t *testing.T) {
 		"exited, always: back-off is over": {view(testPod("a")).ctr("main", cri.Exited, attempt(3), func(c *cri.Container) { c.FinishedAt = at(-11) }).with(func(v *View) {
 			v.Containers["main"] = ContainerView{Backoff: Backoff{10 * time.Second, epoch.Add(-30 * time.Second)}}
 		}), "Start main #4"},
-		"created and never started counts as ended": {view(testPod("a", never)).ctr("main", cri.Created), "Start main #1"},
+		"created and never started: this attempt yet": {view(testPod("a", never)).ctr("main", cri.Created), "Start main"},
+		"a second attempt created and never started": {view(testPod("a")).ctr("main", cri.Exited, code(1)).ctr("main", cri.Created, attempt(1)), "Start main #1"},
 		"exited 0, on failure: finished":            {view(testPod("a", onFailure)).ctr("main", cri.Exited), "StopSandbox, finished"},
 		"exited 1, on failure: again":               {view(testPod("a", onFailure)).ctr("main", cri.Exited, code(1)), "Start main #1"},
 		"exited 1, never: finished":                 {view(testPod("a", never)).ctr("main", cri.Exited, code(1)), "StopSandbox, finished"},

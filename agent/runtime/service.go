@@ -42,6 +42,7 @@ type Config struct {
 	CNIConfDir string   // Data/cni/net.d
 	CNIBinDirs []string // where plugins are looked for, in order
 	HoldSocket string   // Run/hold.sock
+	HoldLock   int      // our share of the holder's lock (hold.InheritedLock), or -1
 	Holder     string   // path of mote-hold, to become it and for shared PID namespaces
 	Args       []string // our own command line, for the same purpose
 	Images     *image.Store
@@ -189,7 +190,7 @@ func (s *Service) becomeHolder() {
 		}
 	}
 	s.mu.RUnlock()
-	err := hold.Become(s.cfg.Holder, s.cfg.HoldSocket, held, s.cfg.Args)
+	err := hold.Become(s.cfg.Holder, s.cfg.HoldSocket, s.cfg.HoldLock, held, s.cfg.Args)
 	s.log.Error("could not become the holder; going on without one", "err", err)
 	s.holder = nil
 }

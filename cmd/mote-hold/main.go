@@ -3,7 +3,7 @@
 // pod that shares a PID namespace: it reaps and sleeps.
 //
 // Reads:  nothing.
-// Writes: Run/hold.sock.
+// Writes: Run/hold.sock, Run/hold.lock.
 package main
 
 import (
@@ -19,6 +19,7 @@ func main() {
 	var podInit bool
 	flag.StringVar(&cfg.Socket, "socket", "/run/mote/hold.sock", "unix socket that the runtime asks")
 	flag.IntVar(&cfg.Adopt, "adopt-fd", -1, "descriptor of a hand-over table, when the runtime becomes the holder")
+	flag.IntVar(&cfg.Lock, "lock-fd", -1, "descriptor of the holder's lock, likewise")
 	flag.BoolVar(&podInit, "init", false, "be the init of a shared PID namespace")
 	flag.Parse()
 	cfg.Args = flag.Args()

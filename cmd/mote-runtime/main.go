@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mote-edge/mote/agent/runtime"
+	"github.com/mote-edge/mote/agent/runtime/hold"
 	"github.com/mote-edge/mote/agent/runtime/image"
 	"github.com/mote-edge/mote/agent/runtime/seccompcache"
 	"github.com/mote-edge/mote/internal/layout"
@@ -36,19 +37,20 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == seccompcache.Command {
 		seccompcache.Main()
 	}
+	lock := hold.InheritedLock()
 	// For those inits: they live for milliseconds, on one processor.
 	if _, set := os.LookupEnv("GOMAXPROCS"); !set {
 		_ = os.Setenv("GOMAXPROCS", "1")
 	}
 	// Threads that entered a pod's namespaces end with their goroutine; the main thread can't, so keep it here.
 	goruntime.LockOSThread()
-	if err := run(os.Args); err != nil {
+	if err := run(os.Args, lock); err != nil {
 		fmt.Fprintln(os.Stderr, "mote-runtime:", err)
 		os.Exit(1)
 	}
 }
 
-func run(args []string) error {
+func run(args []string, lock int) error {
 	dirs := layout.Default()
 	flags := pflag.NewFlagSet("mote-runtime", pflag.ContinueOnError)
 	flags.StringVar(&dirs.Data, "data-dir", dirs.Data, "what survives a reboot")
@@ -92,7 +94,7 @@ func run(args []string) error {
 	}
 	cfg := runtime.Config{
 		DataDir: dirs.Runtime(), RunDir: dirs.Run, CNIConfDir: *confDir, CNIBinDirs: *binDirs,
-		HoldSocket: dirs.HoldSocket(), Holder: holder, Args: append([]string{self}, args[1:]...),
+		HoldSocket: dirs.HoldSocket(), HoldLock: lock, Holder: holder, Args: append([]string{self}, args[1:]...),
 		Version: strings.TrimPrefix(version.Version, "v"), Log: log,
 	}
 	if *noHold {

@@ -111,7 +111,7 @@ func (c *Client) Forget(pid int, start uint64) error {
 
 // Become replaces this process by mote-hold: the way out when mote-hold itself died. The containers are this
 // process' children, so the same pid must become the keeper to learn how they end. It returns only on failure.
-func Become(program, socket string, held map[string][]int, runtimeArgs []string) error {
+func Become(program, socket string, lock int, held map[string][]int, runtimeArgs []string) error {
 	table, err := unix.MemfdCreate("handover", 0)
 	if err != nil {
 		return fmt.Errorf("memfd: %w", err)
@@ -133,7 +133,14 @@ func Become(program, socket string, held map[string][]int, runtimeArgs []string)
 	if _, err := unix.Write(table, []byte(text.String())); err != nil {
 		return fmt.Errorf("write hand-over table: %w", err)
 	}
-	args := append([]string{program, "--socket", socket, "--adopt-fd", strconv.Itoa(table), "--"}, runtimeArgs...)
+	args := []string{program, "--socket", socket, "--adopt-fd", strconv.Itoa(table)}
+	if lock >= 0 {
+		if _, err := unix.FcntlInt(uintptr(lock), unix.F_SETFD, 0); err != nil {
+			return fmt.Errorf("keep the lock: %w", err)
+		}
+		args = append(args, "--lock-fd", strconv.Itoa(lock))
+	}
+	args = append(append(args, "--"), runtimeArgs...)
 	return fmt.Errorf("exec %s: %w", program, unix.Exec(program, args, environment()))
 }
 

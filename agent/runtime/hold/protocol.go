@@ -12,7 +12,7 @@
 //	forget <pid> <start>   -> ok
 //
 // Reads:  /proc/<pid>/stat of zombies.
-// Writes: the socket Run/hold.sock.
+// Writes: the socket Run/hold.sock and the lock Run/hold.lock.
 package hold
 
 import (

@@ -17,6 +17,7 @@ import (
 type Config struct {
 	Socket string   // Run/hold.sock
 	Adopt  int      // descriptor of a hand-over table (see Become), or -1
+	Lock   int      // descriptor of the lock, handed over likewise, or -1
 	Args   []string // the runtime's program and arguments
 }
 
@@ -34,6 +35,14 @@ func Run(cfg Config) error {
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become a subreaper: %w", err)
+	}
+	if cfg.Lock >= 0 {
+		unix.CloseOnExec(cfg.Lock)
+	} else {
+		var err error
+		if cfg.Lock, err = lock(cfg.Socket); err != nil {
+			return err
+		}
 	}
 	keep := newKeeper()
 	if cfg.Adopt >= 0 {
@@ -56,7 +65,7 @@ func Run(cfg Config) error {
 	delay := restartDelay
 	for {
 		started := time.Now()
-		pid, err := spawn(cfg.Args)
+		pid, err := spawn(cfg.Args, cfg.Lock)
 		if err != nil {
 			return fmt.Errorf("start %s: %w", cfg.Args[0], err)
 		}
@@ -108,10 +117,10 @@ type end struct {
 	status unix.WaitStatus
 }
 
-func spawn(args []string) (int, error) {
+func spawn(args []string, lock int) (int, error) {
 	return syscall.ForkExec(args[0], args, &syscall.ProcAttr{
-		Env:   os.Environ(),
-		Files: []uintptr{0, 1, 2},
+		Env:   append(os.Environ(), lockVariable+"=3"),
+		Files: []uintptr{0, 1, 2, uintptr(lock)},
 		Sys:   &syscall.SysProcAttr{},
 	})
 }
