@@ -61,7 +61,10 @@ type Config struct {
 	AllowedUnsafeSysctls []string
 	// PodPIDs bounds the processes of a pod; 0 means no bound.
 	PodPIDs int64
-	Log     *slog.Logger
+	// UserNamespaceIDsPerPod is how many user and group numbers a pod with hostUsers: false has: a multiple of 65536; 0
+	// means 65536.
+	UserNamespaceIDsPerPod int64
+	Log                    *slog.Logger
 }
 
 // Validate says what is wrong with the configuration, and how to mend it.

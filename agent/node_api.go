@@ -55,7 +55,7 @@ func (a *Agent) nodeAPI(p *parts) error {
 		NodeName: a.cfg.NodeName, Address: net.JoinHostPort("", strconv.Itoa(a.cfg.KubeletPort)), Health: a.cfg.HealthzAddress,
 		Certificate: p.certs.Serving, ClientCAs: cas, Reviews: p.api.client,
 		Pods: p.pods, Runtime: p.cri, Usage: p.cgroups, PodLogDir: a.cfg.PodLogDir, DataDir: a.cfg.Dirs.Data, Capacity: p.node.Capacity,
-		Configz: a.configz(), Log: a.cfg.Log,
+		Configz: a.configz(), Metrics: p.metrics, Log: a.cfg.Log,
 	})
 	return nil
 }

@@ -27,6 +27,8 @@ type ContainerInput struct {
 	SeccompRoot string // where localhost profiles are
 	MemoryBytes int64  // the node's capacity
 	CgroupV2    bool
+	// Users is the sandbox's mapping of users; nil means the host's.
+	Users *runtimeapi.UserNamespace
 }
 
 // Container is the container's configuration.
@@ -34,6 +36,14 @@ func Container(in ContainerInput) (*runtimeapi.ContainerConfig, error) {
 	c := in.Container
 	if err := CheckNonRoot(in.Pod, c, in.ImageUser); err != nil {
 		return nil, err
+	}
+	if err := checkProcMount(c, in.Users); err != nil {
+		return nil, err
+	}
+	if in.Users != nil {
+		for _, m := range in.Mounts { // files belong inside to whom they belong outside
+			m.UidMappings, m.GidMappings = in.Users.Uids, in.Users.Gids
+		}
 	}
 	lookup := Lookup(in.Env)
 	cfg := &runtimeapi.ContainerConfig{

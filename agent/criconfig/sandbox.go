@@ -23,14 +23,13 @@ type SandboxInput struct {
 	ClusterDomain string
 	// Resources are the pod's as a whole, for runtimes that size a sandbox beforehand; nil leaves them out.
 	Resources *runtimeapi.LinuxContainerResources
+	// Users is the mapping of the pod's user namespace; nil means the host's.
+	Users *runtimeapi.UserNamespace
 }
 
 // Sandbox is the sandbox's configuration.
 func Sandbox(in SandboxInput) (*runtimeapi.PodSandboxConfig, error) {
 	pod := in.Pod
-	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
-		return nil, fmt.Errorf("pod %s asks for a user namespace (hostUsers: false), which this node doesn't support: leave hostUsers out", pod.Name)
-	}
 	cfg := &runtimeapi.PodSandboxConfig{
 		Metadata:     &runtimeapi.PodSandboxMetadata{Name: pod.Name, Namespace: pod.Namespace, Uid: string(pod.UID), Attempt: in.Attempt},
 		LogDirectory: filepath.Join(in.LogRoot, LogDir(pod)),
@@ -62,7 +61,7 @@ func Sandbox(in SandboxInput) (*runtimeapi.PodSandboxConfig, error) {
 		Resources:    in.Resources,
 		Sysctls:      map[string]string{},
 		SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
-			NamespaceOptions:         namespaces(pod, ""),
+			NamespaceOptions:         namespaces(pod, "", in.Users),
 			SelinuxOptions:           selinux(p.SELinuxOptions),
 			RunAsUser:                int64Value(p.RunAsUser),
 			RunAsGroup:               int64Value(p.RunAsGroup),

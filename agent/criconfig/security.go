@@ -70,8 +70,8 @@ func podRef(pod *corev1.Pod) string {
 	return fmt.Sprintf("%s_%s(%s)", pod.Name, pod.Namespace, pod.UID)
 }
 
-func namespaces(pod *corev1.Pod, target string) *runtimeapi.NamespaceOption {
-	n := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
+func namespaces(pod *corev1.Pod, target string, users *runtimeapi.UserNamespace) *runtimeapi.NamespaceOption {
+	n := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER, UsernsOptions: users}
 	if pod.Spec.HostNetwork {
 		n.Network = runtimeapi.NamespaceMode_NODE
 	}
@@ -156,6 +156,15 @@ func int64Value(v *int64) *runtimeapi.Int64Value {
 	return &runtimeapi.Int64Value{Value: *v}
 }
 
+// checkProcMount refuses what the API server refuses too, for static pods: /proc without masks shows the host's kernel to
+// whoever is the host's root.
+func checkProcMount(c *corev1.Container, users *runtimeapi.UserNamespace) error {
+	if s := c.SecurityContext; users == nil && s != nil && s.ProcMount != nil && *s.ProcMount == corev1.UnmaskedProcMount && !isTrue(s.Privileged) {
+		return fmt.Errorf("procMount %s of container %q needs a user namespace: set hostUsers to false", corev1.UnmaskedProcMount, c.Name)
+	}
+	return nil
+}
+
 func isTrue(b *bool) bool { return b != nil && *b }
 
 // security is the container's effective security context.
@@ -163,7 +172,7 @@ func security(in ContainerInput) *runtimeapi.LinuxContainerSecurityContext {
 	p, s := contexts(in.Pod, in.Container)
 	out := &runtimeapi.LinuxContainerSecurityContext{
 		Privileged:               isTrue(s.Privileged),
-		NamespaceOptions:         namespaces(in.Pod, in.Target),
+		NamespaceOptions:         namespaces(in.Pod, in.Target, in.Users),
 		SelinuxOptions:           selinux(s.SELinuxOptions, p.SELinuxOptions),
 		RunAsUser:                int64Value(or(s.RunAsUser, p.RunAsUser)),
 		RunAsGroup:               int64Value(or(s.RunAsGroup, p.RunAsGroup)),

@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -63,6 +64,8 @@ type Deps struct {
 	Services Services
 	Statuses Statuses
 	Events   Events
+	// Users gives user namespaces; nil refuses pods with hostUsers: false.
+	Users UserNamespaces
 	// Handler returns the runtime handler of a RuntimeClass.
 	Handler func(ctx context.Context, class string) (string, error)
 	// Refuse says why the node takes no such pod at present (it is short of something, or shuts down); "" if it does. It
@@ -104,6 +107,8 @@ type Manager struct {
 	log      *slog.Logger
 	now      func() time.Time
 	run      *action.Runner
+	users    UserNamespaces
+	userPods userPods
 	probes   *probe.Set
 
 	dnsMu   sync.Mutex
@@ -119,7 +124,7 @@ type Manager struct {
 func New(ctx context.Context, cfg Config, d Deps) *Manager {
 	m := &Manager{
 		ctx: ctx, cfg: cfg, cri: d.CRI, images: d.Images, volumes: d.Volumes, cgroups: d.Cgroups, node: d.Node, objects: d.Objects,
-		services: d.Services, statuses: d.Statuses, events: d.Events, lookup: d.Handler, refuse: d.Refuse, runtime: d.Runtime, log: d.Log, now: time.Now,
+		services: d.Services, statuses: d.Statuses, events: d.Events, lookup: d.Handler, refuse: d.Refuse, runtime: d.Runtime, log: d.Log, now: time.Now, users: d.Users,
 		workers: map[types.UID]*worker{},
 	}
 	m.run = &action.Runner{Exec: d.CRI, UserAgent: "kube-probe/1.37"}
@@ -333,7 +338,7 @@ func (m *Manager) sweep() {
 		}
 		err := m.volumes.Unmount(m.ctx, uid)
 		if err == nil {
-			err = m.cgroups.Remove(uid)
+			err = errors.Join(m.cgroups.Remove(uid), m.releaseUsers(uid))
 		}
 		if err == nil {
 			err = os.RemoveAll(m.podDir(uid))

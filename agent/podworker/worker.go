@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -54,6 +55,7 @@ type worker struct {
 	containers                        map[string]*containerState
 	messages                          map[string]string // container ID → termination message
 	resizing                          bool
+	usersFailed                       atomic.Bool // a failure of this sandbox was counted
 	resizeAt                          time.Time
 	resizeCondition                   *corev1.PodCondition // what stands in a resize's way, or that it is under way
 }
@@ -79,7 +81,7 @@ type containerState struct {
 	ready   bool
 	sick    string
 	sickOf  *corev1.Probe // the probe that made it so
-	told    uint32 // the attempt whose BackOff event was sent, plus one
+	told    uint32        // the attempt whose BackOff event was sent, plus one
 	probing bool
 	given   *corev1.ResourceRequirements // what it runs with
 	asked   *corev1.ResourceRequirements // what the start under way gives it
