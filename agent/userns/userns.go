@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -78,6 +79,8 @@ func New(cfg Config) (*Ranges, error) {
 	if r.log == nil {
 		r.log = slog.Default()
 	}
+	// Nodes that share storage had better not give the same numbers to their first pods.
+	r.next = rand.Uint32N(r.slots)
 	return r, r.load()
 }
 
@@ -90,7 +93,7 @@ func check(owned Range, length uint32, maxPods int) error {
 		return fmt.Errorf("kubelet user assigned ID %d must be greater or equal to %d: mend the line in /etc/subuid and /etc/subgid", owned.First, length)
 	case owned.Length%length != 0:
 		return fmt.Errorf("kubelet user assigned IDs length %d is not a multiple of %d: mend the line in /etc/subuid and /etc/subgid", owned.Length, length)
-	case int64(owned.Length/length) < int64(maxPods):
+	case owned.Length < length || int64(owned.Length/length) < int64(maxPods):
 		return fmt.Errorf("kubelet user assigned IDs are not enough to support %d pods: lengthen the range in /etc/subuid and /etc/subgid, or lower maxPods", maxPods)
 	}
 	return nil
