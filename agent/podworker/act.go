@@ -58,6 +58,12 @@ func (w *worker) prepare(pod *corev1.Pod) {
 	_, err := w.m.cgroups.Ensure(pod)
 	reason := "FailedCreatePodContainer"
 	if err == nil {
+		reason = "FailedPrepareDynamicResources"
+		ctx, cancel := context.WithTimeout(w.m.ctx, callTimeout)
+		err = w.m.prepareResources(ctx, pod)
+		cancel()
+	}
+	if err == nil {
 		reason = "FailedMount"
 		ctx, cancel := context.WithTimeout(w.m.ctx, callTimeout)
 		err = w.m.volumes.Mount(ctx, pod)
@@ -174,7 +180,7 @@ func (w *worker) release(pod *corev1.Pod) {
 	defer cancel()
 	err := w.m.volumes.Unmount(ctx, pod.UID)
 	if err == nil {
-		err = errors.Join(w.m.cgroups.Remove(pod.UID), w.m.releaseUsers(pod.UID))
+		err = errors.Join(w.m.cgroups.Remove(pod.UID), w.m.releaseUsers(pod.UID), w.m.releaseResources(ctx, pod.UID))
 	}
 	w.done(func() {
 		w.releasing = false

@@ -12,13 +12,14 @@ import (
 	"github.com/mote-edge/mote/agent/criconfig"
 )
 
-// admit decides whether the node takes a pod that it hasn't run yet. The manager's lock is held.
-func (m *Manager) admit(d Desired) *Verdict {
-	pod := d.Pod
+// isNew tells whether the node hasn't run a pod yet: others were admitted before, or have nothing to be admitted to.
+func (m *Manager) isNew(pod *corev1.Pod) bool {
 	p := m.cache.Get(pod.UID)
-	if len(p.Sandboxes) > 0 || pod.DeletionTimestamp != nil || pod.Status.Phase != "" && pod.Status.Phase != corev1.PodPending {
-		return nil // it was admitted before, or has nothing to be admitted to
-	}
+	return len(p.Sandboxes) == 0 && pod.DeletionTimestamp == nil && (pod.Status.Phase == "" || pod.Status.Phase == corev1.PodPending)
+}
+
+// admit decides whether the node takes a new pod. The manager's lock is held.
+func (m *Manager) admit(pod *corev1.Pod) *Verdict {
 	if m.refuse != nil {
 		if reason, message := m.refuse(pod); reason != "" {
 			return reject(reason, "%s", message)

@@ -64,6 +64,8 @@ type Deps struct {
 	Services Services
 	Statuses Statuses
 	Events   Events
+	// Resources gives devices, CPUs of their own, claims; nil gives none.
+	Resources Resources
 	// Users gives user namespaces; nil refuses pods with hostUsers: false.
 	Users UserNamespaces
 	// Handler returns the runtime handler of a RuntimeClass.
@@ -110,6 +112,9 @@ type Manager struct {
 	users    UserNamespaces
 	userPods userPods
 	probes   *probe.Set
+	// resources may be nil.
+	resources Resources
+	repins
 
 	dnsMu   sync.Mutex
 	dnsTime time.Time
@@ -124,7 +129,7 @@ type Manager struct {
 func New(ctx context.Context, cfg Config, d Deps) *Manager {
 	m := &Manager{
 		ctx: ctx, cfg: cfg, cri: d.CRI, images: d.Images, volumes: d.Volumes, cgroups: d.Cgroups, node: d.Node, objects: d.Objects,
-		services: d.Services, statuses: d.Statuses, events: d.Events, lookup: d.Handler, refuse: d.Refuse, runtime: d.Runtime, log: d.Log, now: time.Now, users: d.Users,
+		services: d.Services, statuses: d.Statuses, events: d.Events, lookup: d.Handler, refuse: d.Refuse, runtime: d.Runtime, log: d.Log, now: time.Now, users: d.Users, resources: d.Resources,
 		workers: map[types.UID]*worker{},
 	}
 	m.run = &action.Runner{Exec: d.CRI, UserAgent: "kube-probe/1.37"}
@@ -151,8 +156,8 @@ func (m *Manager) Set(d Desired) {
 		} else if d.Mirror != nil {
 			w.last = &corev1.PodStatus{StartTime: d.Mirror.Status.StartTime}
 		}
-		if v := m.admit(d); v != nil {
-			w.verdict = v
+		if w.fresh = m.isNew(d.Pod); w.fresh {
+			w.verdict = m.admit(d.Pod)
 		}
 		m.workers[d.Pod.UID] = w
 	}
@@ -166,6 +171,9 @@ func (m *Manager) Set(d Desired) {
 	if !known && w.verdict != nil {
 		m.event(d.Pod, "", corev1.EventTypeWarning, w.verdict.Reason, w.verdict.Message)
 		w.end(0)
+	}
+	if !known && w.verdict == nil && w.fresh {
+		w.beginAdmission()
 	}
 	old := w.pod
 	w.pod, w.static, w.object = d.Pod, d.Static, d.Pod
@@ -199,9 +207,6 @@ func (w *worker) refreshVolumes() {
 		w.mu.Unlock()
 		if skip {
 			return
-		}
-		if _, err := w.m.cgroups.Ensure(pod); err != nil {
-			w.m.log.Warn("pod's cgroup not updated", "pod", ref(pod), "err", err)
 		}
 		if err := w.m.volumes.Mount(ctx, pod); err != nil {
 			w.m.event(pod, "", corev1.EventTypeWarning, "FailedMount", err.Error())
@@ -320,7 +325,7 @@ func (m *Manager) orphan(p cri.Pod) {
 // sweep removes what earlier runs left of pods that have neither a worker nor containers: volumes, cgroups, directories.
 func (m *Manager) sweep() {
 	left := map[types.UID]bool{}
-	for name, list := range map[string]func() ([]types.UID, error){"volumes": m.volumes.Pods, "cgroups": m.cgroups.Pods, "directories": m.podDirs} {
+	for name, list := range map[string]func() ([]types.UID, error){"volumes": m.volumes.Pods, "cgroups": m.cgroups.Pods, "directories": m.podDirs, "resources": m.resourcePods} {
 		uids, err := list()
 		if err != nil {
 			m.log.Warn("remains of earlier pods not listed", "kind", name, "err", err)
@@ -338,7 +343,7 @@ func (m *Manager) sweep() {
 		}
 		err := m.volumes.Unmount(m.ctx, uid)
 		if err == nil {
-			err = errors.Join(m.cgroups.Remove(uid), m.releaseUsers(uid))
+			err = errors.Join(m.cgroups.Remove(uid), m.releaseUsers(uid), m.releaseResources(m.ctx, uid))
 		}
 		if err == nil {
 			err = os.RemoveAll(m.podDir(uid))

@@ -310,6 +310,9 @@ func (s *starter) config(ctx context.Context, img *runtimeapi.Image, handler str
 		SeccompRoot: m.cfg.SeccompRoot, MemoryBytes: m.cfg.MemoryBytes, CgroupV2: m.cfg.CgroupV2,
 		Users: s.sandbox.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions(),
 	})
+	if err == nil {
+		err = m.containerResources(ctx, s.pod, s.spec, cfg)
+	}
 	if err != nil {
 		return nil, fail(err)
 	}

@@ -49,6 +49,8 @@ type worker struct {
 	sandboxConfig                     *runtimeapi.PodSandboxConfig
 	prepareAt, sandboxAt, settled     time.Time
 	prepareTries, sandboxTries        int
+	admitting, fresh                  bool // fresh: admission saw it first
+	cancelAdmission                   context.CancelFunc
 	starting                          string
 	cancelStart                       context.CancelFunc
 	killing                           map[string]*kill
@@ -131,6 +133,9 @@ func (w *worker) guarded() {
 func (w *worker) turn() {
 	now := w.m.now()
 	w.lifetime(now)
+	if w.admitting {
+		return // what follows may only begin with what the pod gets
+	}
 	p := w.observe()
 	w.follow(p)
 	w.resizeIfAsked(p, now)
@@ -204,6 +209,9 @@ func (w *worker) end(grace time.Duration) {
 	w.ending, w.grace = true, grace
 	if w.cancelStart != nil {
 		w.cancelStart()
+	}
+	if w.cancelAdmission != nil {
+		w.cancelAdmission()
 	}
 	for _, k := range w.killing { // one that a probe had condemned, too
 		k.shorten(w.deadline(w.m.now()))
@@ -422,7 +430,7 @@ func (w *worker) report(p cri.Pod, d Decision, now time.Time) {
 		if c.failed != nil && !now.Before(c.turnAt) {
 			c.failure, c.failed = c.failed, nil
 		}
-		notes[name] = status.Note{Waiting: c.failure, Started: c.hooked && c.started, Ready: c.hooked && c.ready, Given: c.given}
+		notes[name] = status.Note{Waiting: c.failure, Started: c.hooked && c.started, Ready: c.hooked && c.ready, Given: c.given, Health: w.m.health(w.pod, name)}
 	}
 	for name := range d.Waiting {
 		n := notes[name]

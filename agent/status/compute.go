@@ -29,6 +29,8 @@ type Note struct {
 	Waiting *corev1.ContainerStateWaiting
 	// Started and Ready are the verdicts of the startup and readiness probes; true where there is none.
 	Started, Ready bool
+	// Health is that of its devices.
+	Health []corev1.ResourceStatus
 	// Given are the resources that the running container has; nil means those of the spec.
 	Given *corev1.ResourceRequirements
 }
@@ -193,7 +195,7 @@ func container(in Input, old *corev1.ContainerStatus, c *corev1.Container, k kin
 		l := cur.User.GetLinux()
 		st.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: l.GetUid(), GID: l.GetGid(), SupplementalGroups: l.GetSupplementalGroups()}}
 	}
-	st.VolumeMounts = mounts(c)
+	st.VolumeMounts, st.AllocatedResourcesStatus = mounts(c), note.Health
 	if prev := previous(in.Observed, cur); prev != nil {
 		st.LastTerminationState.Terminated = terminated(in, prev)
 	} else if old != nil {
