@@ -329,3 +329,50 @@ func TestContainer(t *testing.T) {
 		t.Errorf("names: %q %+v", cfg.LogPath, cfg.Labels)
 	}
 }
+
+// KEP-2837: a pod's own bounds stand in for those that its containers don't have.
+func TestPodLevelResources(t *testing.T) {
+	list := func(cpu, memory string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+	}
+	always := corev1.ContainerRestartPolicyAlways
+	pod := &corev1.Pod{Spec: corev1.PodSpec{
+		Resources:      &corev1.ResourceRequirements{Requests: list("1", "400Mi"), Limits: list("2", "800Mi")},
+		InitContainers: []corev1.Container{{Name: "side", RestartPolicy: &always}},
+		Containers: []corev1.Container{
+			{Name: "plain"},
+			{Name: "bound", Resources: corev1.ResourceRequirements{Requests: list("100m", "100Mi"), Limits: list("500m", "200Mi")}},
+		},
+	}, Status: corev1.PodStatus{QOSClass: corev1.PodQOSBurstable}}
+	const capacity = 1000 << 20
+	for _, c := range []struct {
+		container            *corev1.Container
+		shares, quota, bytes int64
+		score                int64
+	}{
+		// 300Mi of the pod's request are nobody's: 100Mi for each of the three.
+		{&pod.Spec.Containers[0], 2048, 200_000, 800 << 20, 900},
+		{&pod.Spec.Containers[1], 102, 50_000, 200 << 20, 800},
+		{&pod.Spec.InitContainers[0], 2048, 200_000, 800 << 20, 900},
+	} {
+		r := Resources(pod, c.container, capacity, false)
+		if r.CpuShares != c.shares || r.CpuQuota != c.quota || r.MemoryLimitInBytes != c.bytes || r.OomScoreAdj != c.score {
+			t.Errorf("%s: shares %d, quota %d, memory %d, score %d; want %+v", c.container.Name, r.CpuShares, r.CpuQuota, r.MemoryLimitInBytes, r.OomScoreAdj, c)
+		}
+	}
+}
+
+// A sidecar is killed for want of memory no sooner than the containers that it serves.
+func TestScoreOfASidecar(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	memory := func(m string) corev1.ResourceRequirements {
+		return corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(m)}}
+	}
+	pod := &corev1.Pod{Spec: corev1.PodSpec{
+		InitContainers: []corev1.Container{{Name: "side", RestartPolicy: &always, Resources: memory("10Mi")}},
+		Containers:     []corev1.Container{{Name: "a", Resources: memory("300Mi")}, {Name: "b", Resources: memory("500Mi")}},
+	}, Status: corev1.PodStatus{QOSClass: corev1.PodQOSBurstable}}
+	if got := OOMScore(pod, &pod.Spec.InitContainers[0], 1000<<20); got != 700 {
+		t.Errorf("score %d, want that of the least regular container, 700", got)
+	}
+}

@@ -1,11 +1,13 @@
 package criconfig
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/mote-edge/mote/agent/cgroup"
@@ -38,15 +40,64 @@ func OOMScore(pod *corev1.Pod, c *corev1.Container, memoryCapacity int64) int64 
 	if memoryCapacity <= 0 {
 		return oomBestEffort - 1
 	}
-	request := c.Resources.Requests.Memory().Value()
-	return min(max(1000-1000*request/memoryCapacity, 1000+oomGuaranteed), oomBestEffort-1)
+	request := c.Resources.Requests.Memory().Value() + unassigned(pod)
+	score := 1000 - 1000*request/memoryCapacity
+	if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways && isInit(pod, c) {
+		// A sidecar isn't worth less than the containers that it serves.
+		least := int64(-1)
+		for i := range pod.Spec.Containers {
+			if m := pod.Spec.Containers[i].Resources.Requests.Memory().Value(); least < 0 || m < least {
+				least = m
+			}
+		}
+		score = min(score, 1000-1000*(max(least, 0)+unassigned(pod))/memoryCapacity)
+	}
+	return min(max(score, 1000+oomGuaranteed), oomBestEffort-1)
+}
+
+func isInit(pod *corev1.Pod, c *corev1.Container) bool {
+	return slices.ContainsFunc(pod.Spec.InitContainers, func(i corev1.Container) bool { return i.Name == c.Name })
+}
+
+// unassigned is each container's share of the memory that the pod requests as a whole beyond what its containers do
+// (KEP-2837).
+func unassigned(pod *corev1.Pod) int64 {
+	if pod.Spec.Resources == nil || pod.Spec.Resources.Requests == nil {
+		return 0
+	}
+	whole := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+	parts := resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{})
+	n := len(pod.Spec.Containers)
+	for i := range pod.Spec.InitContainers {
+		if p := pod.Spec.InitContainers[i].RestartPolicy; p != nil && *p == corev1.ContainerRestartPolicyAlways {
+			n++
+		}
+	}
+	rest := whole.Memory().Value() - parts.Memory().Value()
+	if n == 0 || rest <= 0 {
+		return 0
+	}
+	return rest / int64(n)
+}
+
+// limitOf is a container's limit, or that of its pod where it has none itself.
+func limitOf(pod *corev1.Pod, c *corev1.Container, name corev1.ResourceName) (resource.Quantity, bool) {
+	if q, ok := c.Resources.Limits[name]; ok && !q.IsZero() {
+		return q, true
+	}
+	if pod.Spec.Resources != nil {
+		if q, ok := pod.Spec.Resources.Limits[name]; ok && !q.IsZero() {
+			return q, true
+		}
+	}
+	return resource.Quantity{}, false
 }
 
 // Resources is the container's share of CPU and memory, in the kernel's units.
 func Resources(pod *corev1.Pod, c *corev1.Container, memoryCapacity int64, cgroupV2 bool) *runtimeapi.LinuxContainerResources {
 	out := &runtimeapi.LinuxContainerResources{OomScoreAdj: OOMScore(pod, c, memoryCapacity), CpuPeriod: cpuPeriod}
 	request, hasRequest := c.Resources.Requests[corev1.ResourceCPU]
-	limit, hasLimit := c.Resources.Limits[corev1.ResourceCPU]
+	limit, hasLimit := limitOf(pod, c, corev1.ResourceCPU)
 	if !hasRequest && hasLimit {
 		request = limit
 	}
@@ -54,7 +105,7 @@ func Resources(pod *corev1.Pod, c *corev1.Container, memoryCapacity int64, cgrou
 	if hasLimit && !limit.IsZero() {
 		out.CpuQuota = max(limit.MilliValue()*cpuPeriod/1000, minQuota)
 	}
-	if memory, ok := c.Resources.Limits[corev1.ResourceMemory]; ok {
+	if memory, ok := limitOf(pod, c, corev1.ResourceMemory); ok {
 		out.MemoryLimitInBytes = memory.Value()
 		out.MemorySwapLimitInBytes = memory.Value() // no swap for pods
 	}

@@ -73,6 +73,9 @@ func (w *worker) prepare(pod *corev1.Pod) {
 		w.preparing = false
 		if err == nil {
 			w.prepared, w.prepareTries = true, 0
+			if w.given == nil {
+				w.given = pod.Spec.Resources
+			}
 			return
 		}
 		w.m.event(pod, "", corev1.EventTypeWarning, reason, err.Error())

@@ -20,10 +20,14 @@ const resizeRetry = 10 * time.Second
 type resizePlan struct {
 	Update  []string // change while running
 	Restart []string // the resize policy asks for a restart
+	Pod     bool     // the pod's own bounds change
 }
 
-// planResize compares what running containers were given with what the pod asks for now. It is pure.
-func planResize(pod *corev1.Pod, given map[string]*corev1.ResourceRequirements) (p resizePlan) {
+func (p resizePlan) empty() bool { return len(p.Update)+len(p.Restart) == 0 && !p.Pod }
+
+// planResize compares what the pod and its running containers were given with what the pod asks for now. It is pure.
+func planResize(pod *corev1.Pod, whole *corev1.ResourceRequirements, given map[string]*corev1.ResourceRequirements) (p resizePlan) {
+	p.Pod = whole != nil && pod.Spec.Resources != nil && !equality.Semantic.DeepEqual(whole, pod.Spec.Resources)
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
 			c := &list[i]
@@ -64,9 +68,9 @@ func (w *worker) resizeIfAsked(p cri.Pod, now time.Time) {
 			given[name] = c.given
 		}
 	}
-	plan := planResize(w.pod, given)
-	if len(plan.Update)+len(plan.Restart) == 0 {
-		w.resizeCondition = nil
+	plan := planResize(w.pod, w.given, given)
+	if plan.empty() {
+		w.endedResize()
 		return
 	}
 	if now.Before(w.resizeAt) {
@@ -79,6 +83,26 @@ func (w *worker) resizeIfAsked(p cri.Pod, now time.Time) {
 		ids[name] = w.containers[name].id
 	}
 	go w.resize(w.pod, plan, ids)
+}
+
+// endedResize takes the condition away once everything has what it asks for: a container that had to be restarted has
+// when it runs again.
+func (w *worker) endedResize() {
+	for _, c := range w.containers {
+		if c.resizing {
+			return
+		}
+	}
+	if w.resizeCondition != nil && w.resizeCondition.Type == corev1.PodResizeInProgress {
+		w.m.event(w.pod, "", corev1.EventTypeNormal, "ResizeCompleted", "Pod resize completed")
+	}
+	w.resizeCondition = nil
+}
+
+// deferred tells whether the node hasn't granted what the pod asks for now: until it does, containers start with what
+// they had.
+func (w *worker) deferred() bool {
+	return w.resizeCondition != nil && w.resizeCondition.Type == corev1.PodResizePending
 }
 
 func (w *worker) resize(pod *corev1.Pod, plan resizePlan, ids map[string]string) {
@@ -129,10 +153,12 @@ func (w *worker) endResize(pod *corev1.Pod, plan resizePlan, ids map[string]stri
 	default:
 		for _, name := range plan.Restart {
 			if c := w.containers[name]; c != nil && c.id != "" && c.sick == "" {
-				c.sick = "Container " + name + " resize requires restart"
+				c.sick, c.resizing, c.backoff = "Container "+name+" resize requires restart", true, Backoff{}
 			}
 		}
-		w.m.event(pod, "", corev1.EventTypeNormal, "ResizeCompleted", "Pod resize completed")
+		if plan.Pod {
+			w.given = pod.Spec.Resources
+		}
 	}
 }
 

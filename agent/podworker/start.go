@@ -74,6 +74,11 @@ func (w *worker) beginStart(a Action, p cri.Pod) {
 			s.old = append(s.old, old)
 		}
 	}
+	if w.deferred() && c.given != nil {
+		with := *s.spec
+		with.Resources = *c.given
+		s.spec = &with
+	}
 	c.asked = &s.spec.Resources
 	ctx, cancel := context.WithCancel(w.m.ctx)
 	w.starting, w.cancelStart = a.Container, cancel

@@ -281,8 +281,50 @@ func TestPlanResize(t *testing.T) {
 		pod.Spec.Containers[i].Resources = list("1")
 	}
 	pod.Spec.Containers[2].ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceCPU, RestartPolicy: corev1.RestartContainer}}
-	p := planResize(pod, map[string]*corev1.ResourceRequirements{"same": new(list("1000m")), "grows": new(list("500m")), "restarts": new(list("500m"))})
-	if !slices.Equal(p.Update, []string{"grows"}) || !slices.Equal(p.Restart, []string{"restarts"}) {
+	p := planResize(pod, nil, map[string]*corev1.ResourceRequirements{"same": new(list("1000m")), "grows": new(list("500m")), "restarts": new(list("500m"))})
+	if !slices.Equal(p.Update, []string{"grows"}) || !slices.Equal(p.Restart, []string{"restarts"}) || p.Pod {
 		t.Errorf("%+v", p)
+	}
+	pod.Spec.Resources = new(list("3"))
+	if p := planResize(pod, new(list("3000m")), nil); !p.empty() {
+		t.Errorf("nothing changes: %+v", p)
+	}
+	if p := planResize(pod, new(list("2")), nil); !p.Pod {
+		t.Errorf("the pod grows: %+v", p)
+	}
+}
+
+// Regression: a resize that restarts a container counted as done before the container ran again.
+func TestResizeByRestart(t *testing.T) {
+	rt := fakecri.New("img:1")
+	n := newNode(t, rt)
+	cpu := func(c string) corev1.ResourceRequirements {
+		return corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(c)}}
+	}
+	pod := testPod("a", func(p *corev1.Pod) {
+		p.Spec.Containers[0].Resources = cpu("1")
+		p.Spec.Containers[0].ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceCPU, RestartPolicy: corev1.RestartContainer}}
+	})
+	n.m.Set(Desired{Pod: pod})
+	n.until("ready", func() bool { return n.ready(pod.UID) })
+	bigger := pod.DeepCopy()
+	bigger.Spec.Containers[0].Resources, bigger.Generation, bigger.ResourceVersion = cpu("2"), 2, "2"
+	n.m.Set(Desired{Pod: bigger})
+	n.until("restarted and ready", func() bool {
+		return n.status(pod.UID).ContainerStatuses[0].RestartCount == 1 && n.ready(pod.UID)
+	})
+	n.until("the event", func() bool { return n.eventSeen("Normal ResizeCompleted") })
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	began := false
+	for _, st := range n.history[pod.UID] {
+		during := slices.ContainsFunc(st.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodResizeInProgress })
+		c := st.ContainerStatuses[0]
+		if began = began || during; began && !during && (c.RestartCount != 1 || c.State.Running == nil || c.Resources.Requests.Cpu().Value() != 2) {
+			t.Errorf("the resize counts as done with %+v", c)
+		}
+	}
+	if !began {
+		t.Error("no status says that the resize is in progress")
 	}
 }

@@ -56,6 +56,7 @@ type worker struct {
 	killing                           map[string]*kill
 	containers                        map[string]*containerState
 	messages                          map[string]string // container ID → termination message
+	given                             *corev1.ResourceRequirements // what the pod as a whole has; nil when it asks for nothing as such
 	resizing                          bool
 	usersFailed                       atomic.Bool // a failure of this sandbox was counted
 	resizeAt                          time.Time
@@ -87,6 +88,8 @@ type containerState struct {
 	probing bool
 	given   *corev1.ResourceRequirements // what it runs with
 	asked   *corev1.ResourceRequirements // what the start under way gives it
+	// resizing: it is restarted to be given what it asks for.
+	resizing bool
 }
 
 // kick makes the worker look again.
@@ -307,7 +310,7 @@ func (w *worker) adopt(cur *cri.Container, p cri.Pod) {
 	if c.id != "" {
 		w.drop(c)
 	}
-	c.id, c.hooked, c.failure, c.failed = cur.ID, true, nil, nil
+	c.id, c.hooked, c.failure, c.failed, c.resizing = cur.ID, true, nil, nil, false
 	if c.given, c.asked = c.asked, nil; c.given == nil { // an agent before this one started it
 		c.given = &spec.Resources
 		if old := oldStatus(w.last, cur.Name); old != nil && old.ContainerID == w.m.runtime+"://"+cur.ID && old.Resources != nil {
@@ -450,6 +453,11 @@ func (w *worker) report(p cri.Pod, d Decision, now time.Time) {
 		VolumesReady: w.prepared || volumesWereReady(p), Ended: d.Ended, Resize: w.resizeCondition,
 	}
 	in.Old = w.old()
+	if w.pod.Spec.Resources != nil {
+		if in.Given = w.given; in.Given == nil {
+			in.Given = w.pod.Spec.Resources
+		}
+	}
 	if w.verdict != nil {
 		in.Reason, in.Message, in.Failed = w.verdict.Reason, w.verdict.Message, d.Ended || p.Sandbox() == nil
 		in.Disrupted = w.verdict.Disruption

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 
 	"github.com/mote-edge/mote/agent/cgroup"
 	"github.com/mote-edge/mote/agent/cri"
@@ -48,6 +49,8 @@ type Input struct {
 	VolumesReady bool
 	// Disrupted says that Reason and Message are the node's own, for its sake, not the pod's.
 	Disrupted bool
+	// Given is what the pod as a whole has, of those that ask for it; else nil.
+	Given *corev1.ResourceRequirements
 	// Resize is the condition of a resize that waits or is under way; nil when there is none.
 	Resize *corev1.PodCondition
 	// Ended means that the pod will not run again and all its containers have stopped: the phase becomes final.
@@ -78,6 +81,12 @@ func Compute(in Input) corev1.PodStatus {
 		st.Phase = corev1.PodFailed // refused: it has no containers to speak of
 		st.Conditions = conditions(in, &st, old)
 		return st
+	}
+	if in.Given != nil {
+		st.Resources = in.Given
+		with := corev1.Pod{Spec: pod.Spec}
+		with.Spec.Resources = in.Given
+		st.AllocatedResources = resourcehelper.PodRequests(&with, resourcehelper.PodResourcesOptions{})
 	}
 	st.InitContainerStatuses = containers(in, old.InitContainerStatuses, pod.Spec.InitContainers)
 	st.ContainerStatuses = containers(in, old.ContainerStatuses, pod.Spec.Containers)

@@ -45,7 +45,8 @@ func conditions(in Input, st, old *corev1.PodStatus) []corev1.PodCondition {
 		c.LastTransitionTime = metav1.NewTime(in.Now).Rfc3339Copy()
 		if was := condition(old.Conditions, c.Type); was != nil {
 			if c.Type == corev1.PodScheduled {
-				c = *was // the scheduler's
+				c = *was // the scheduler's, but for the generation that it still holds for
+				c.ObservedGeneration = in.Pod.Generation
 			} else if was.Status == c.Status {
 				c.LastTransitionTime = was.LastTransitionTime
 			}
