@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 
@@ -267,10 +268,16 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 	p.pods = podworker.New(ctx, podworker.Config{
 		PodLogDir: a.cfg.PodLogDir, PodsDir: filepath.Join(dir, "pods"), SeccompRoot: filepath.Join(dir, "seccomp"), ResolvConf: a.cfg.ResolvConf,
 		ClusterDNS: a.cfg.ClusterDNS, ClusterDomain: a.cfg.ClusterDomain, MemoryBytes: memory.Value(), CgroupV2: p.cgroups.V2(),
-		MaxPods: a.cfg.MaxPods, AllowedSysctls: a.cfg.AllowedUnsafeSysctls,
+		MaxPods: a.cfg.MaxPods, AllowedSysctls: a.cfg.AllowedUnsafeSysctls, AppArmor: appArmor(),
 	}, deps)
 	p.source = source.New(a.cfg.NodeName, api, p.pods, p.disk, a.cfg.Log)
 	return nil
+}
+
+// appArmor tells whether the kernel enforces profiles.
+func appArmor() bool {
+	raw, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	return err == nil && len(raw) > 0 && raw[0] == 'Y'
 }
 
 // memoryDir is where volumes stand whose content must not reach a disk.

@@ -181,7 +181,7 @@ func security(in ContainerInput) *runtimeapi.LinuxContainerSecurityContext {
 		SupplementalGroupsPolicy: groupsPolicy(p),
 		NoNewPrivs:               s.AllowPrivilegeEscalation != nil && !*s.AllowPrivilegeEscalation,
 		Seccomp:                  seccomp(in.SeccompRoot, s.SeccompProfile, p.SeccompProfile),
-		Apparmor:                 apparmor(s.AppArmorProfile, p.AppArmorProfile),
+		Apparmor:                 apparmor(s.AppArmorProfile, annotatedProfile(in.Pod, in.Container.Name), p.AppArmorProfile),
 	}
 	if out.RunAsUser == nil && in.ImageUser.Name == "" { // the runtime resolves names in the container's passwd
 		out.RunAsUser = int64Value(in.ImageUser.UID)

@@ -54,6 +54,9 @@ func admit(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceLis
 	if msg := criconfig.ForbiddenSysctl(pod, cfg.AllowedSysctls); msg != "" {
 		return reject("SysctlForbidden", "%s", msg)
 	}
+	if msg := criconfig.ForbiddenAppArmor(pod, cfg.AppArmor); msg != "" {
+		return reject("AppArmor", "%s", msg)
+	}
 	if os := pod.Spec.OS; os != nil && os.Name != corev1.Linux {
 		return reject("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS")
 	}

@@ -33,6 +33,7 @@ type Config struct {
 	CgroupV2       bool
 	MaxPods        int
 	AllowedSysctls []string // unsafe ones, exact or with a final *
+	AppArmor       bool     // the host enforces its profiles
 }
 
 // Statuses takes the statuses that workers work out. Calls don't block.
