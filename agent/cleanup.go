@@ -19,9 +19,9 @@ func Cleanup(cfg Config) error {
 		volume.Cleanup(filepath.Join(cfg.Dirs.Agent(), "pods"), memoryDir(cfg.Dirs)),
 		node.CleanupRoutes(),
 		node.CNIConfig{Dir: cfg.Dirs.CNIConfig()}.Remove(),
-		cleanLogs(cfg.PodLogDir),
+		cleanLogs(cfg.Kubelet.PodLogsDir),
 	}
-	tree, err := cgroup.New(cgroup.Config{Root: cfg.CgroupRoot})
+	tree, err := cgroup.New(cgroup.Config{Root: cfg.Kubelet.CgroupRoot})
 	if err == nil {
 		err = tree.Cleanup()
 	}

@@ -6,21 +6,17 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strconv"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/mote-edge/mote/agent/cri"
+	"github.com/mote-edge/mote/agent/kubeletconfig"
 	"github.com/mote-edge/mote/agent/logs"
 	"github.com/mote-edge/mote/agent/pki"
 	"github.com/mote-edge/mote/agent/server"
-)
-
-// The bounds of container logs, as kubelets have them by default.
-const (
-	logSize  = 10 << 20
-	logFiles = 5
 )
 
 // certificates keeps the node's certificates. A standalone node has none, and no node API.
@@ -28,7 +24,8 @@ func (a *Agent) certificates(p *parts) error {
 	cfg := pki.Config{
 		Dir: filepath.Join(a.cfg.Dirs.Agent(), "pki"), NodeName: a.cfg.NodeName, CSRs: p.api.client.CertificateSigningRequests(),
 		// An identity that lies elsewhere is its owner's to renew.
-		Client: filepath.Dir(a.cfg.REST.CertFile) == filepath.Join(a.cfg.Dirs.Agent(), "pki"), Log: a.cfg.Log,
+		Client: a.cfg.Kubelet.RotateCertificates && filepath.Dir(a.cfg.REST.CertFile) == filepath.Join(a.cfg.Dirs.Agent(), "pki"),
+		CertFile: a.cfg.Kubelet.TLSCertFile, KeyFile: a.cfg.Kubelet.TLSPrivateKeyFile, Log: a.cfg.Log,
 	}
 	for _, ip := range p.node.HostIPs() {
 		addr, err := netip.ParseAddr(ip)
@@ -47,33 +44,61 @@ func (a *Agent) nodeAPI(p *parts) error {
 	if err := a.certificates(p); err != nil {
 		return err
 	}
-	cas := x509.NewCertPool()
-	if !cas.AppendCertsFromPEM(a.cfg.REST.CAData) {
-		return fmt.Errorf("the API server's CA certificate can't be read: nobody could be let in to the node API")
+	cfg, err := a.serverConfig(p)
+	if err != nil {
+		return err
 	}
-	p.server = server.New(server.Config{
-		NodeName: a.cfg.NodeName, Address: net.JoinHostPort("", strconv.Itoa(a.cfg.KubeletPort)), Health: a.cfg.HealthzAddress,
-		Certificate: p.certs.Serving, ClientCAs: cas, Reviews: p.api.client,
-		Pods: p.pods, Runtime: p.cri, Usage: p.cgroups, PodLogDir: a.cfg.PodLogDir, DataDir: a.cfg.Dirs.Data, Capacity: p.node.Capacity,
-		Configz: a.configz(), Metrics: p.metrics, Log: a.cfg.Log,
-	})
+	p.server = server.New(cfg)
 	return nil
 }
 
-// configz is the configuration in the words of KubeletConfiguration, as far as it has them.
-func (a *Agent) configz() map[string]any {
-	return map[string]any{
-		"port": a.cfg.KubeletPort, "maxPods": a.cfg.MaxPods, "podPidsLimit": a.cfg.PodPIDs, "cgroupRoot": a.cfg.CgroupRoot, "cgroupDriver": "cgroupfs",
-		"clusterDNS": a.cfg.ClusterDNS, "clusterDomain": a.cfg.ClusterDomain, "resolvConf": a.cfg.ResolvConf, "podLogsDir": a.cfg.PodLogDir,
-		"staticPodPath": a.cfg.Dirs.StaticPods(), "containerRuntimeEndpoint": a.cfg.RuntimeEndpoint, "maxParallelImagePulls": a.cfg.MaxParallelImagePulls,
-		"containerLogMaxSize": "10Mi", "containerLogMaxFiles": logFiles, "allowedUnsafeSysctls": a.cfg.AllowedUnsafeSysctls,
+// serverConfig is the node API, in the terms of the configuration file.
+func (a *Agent) serverConfig(p *parts) (server.Config, error) {
+	k := &a.cfg.Kubelet
+	cfg := server.Config{
+		NodeName: a.cfg.NodeName, Address: net.JoinHostPort(k.Address, strconv.Itoa(int(k.Port))), Certificate: p.certs.Serving, Reviews: p.api.client,
+		Pods: p.pods, Runtime: p.cri, Usage: p.cgroups, PodLogDir: k.PodLogsDir, DataDir: a.cfg.Dirs.Data, Capacity: p.node.Capacity,
+		NoDebugging: !k.EnableDebuggingHandlers, NoSystemLogs: !k.EnableSystemLogHandler,
+		Anonymous: isTrue(k.Authentication.Anonymous.Enabled), NoTokens: !isTrue(k.Authentication.Webhook.Enabled), AllowAll: k.Authorization.Mode == "AlwaysAllow",
+		TokenTTL: k.Authentication.Webhook.CacheTTL.Duration, AllowedTTL: k.Authorization.Webhook.CacheAuthorizedTTL.Duration, DeniedTTL: k.Authorization.Webhook.CacheUnauthorizedTTL.Duration,
+		Configz: a.configz(), Metrics: p.metrics, Log: a.cfg.Log,
 	}
+	var err error
+	if cfg.TLS, err = k.ServingTLS(); err != nil {
+		return cfg, err
+	}
+	if k.HealthzPort != 0 {
+		cfg.Health = net.JoinHostPort(k.HealthzBindAddress, strconv.Itoa(int(k.HealthzPort)))
+	}
+	cas := a.cfg.REST.CAData
+	if file := k.Authentication.X509.ClientCAFile; file != "" {
+		if cas, err = os.ReadFile(file); err != nil {
+			return cfg, fmt.Errorf("authentication.x509.clientCAFile: %w", err)
+		}
+	}
+	cfg.ClientCAs = x509.NewCertPool()
+	if !cfg.ClientCAs.AppendCertsFromPEM(cas) {
+		return cfg, fmt.Errorf("the CA certificate for clients of the node API can't be read: nobody could be let in: see authentication.x509.clientCAFile")
+	}
+	return cfg, nil
+}
+
+func isTrue(b *bool) bool { return b != nil && *b }
+
+// configz is the configuration in effect, in the words of KubeletConfiguration.
+func (a *Agent) configz() any {
+	return struct {
+		kubeletconfig.Configuration `json:",inline"`
+		CgroupDriver                string `json:"cgroupDriver"`
+		CgroupsPerQOS               bool   `json:"cgroupsPerQOS"`
+	}{a.cfg.Kubelet, "cgroupfs", true}
 }
 
 // rotator bounds the logs of what runs.
 func (a *Agent) rotator(p *parts) *logs.Rotator {
+	size, _ := a.cfg.Kubelet.LogMaxSize() // validated
 	return &logs.Rotator{
-		MaxSize: logSize, Files: logFiles, Logger: a.cfg.Log,
+		MaxSize: size, Files: int(a.cfg.Kubelet.ContainerLogMaxFiles), Every: a.cfg.Kubelet.ContainerLogMonitorInterval.Duration, Logger: a.cfg.Log,
 		Reopen: func(ctx context.Context, id string) error {
 			_, err := p.cri.ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: id})
 			return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +17,7 @@ import (
 	"github.com/mote-edge/mote/agent/cgroup"
 	"github.com/mote-edge/mote/agent/cri"
 	"github.com/mote-edge/mote/agent/event"
+	"github.com/mote-edge/mote/agent/evict"
 	"github.com/mote-edge/mote/agent/image"
 	"github.com/mote-edge/mote/agent/node"
 	"github.com/mote-edge/mote/agent/objects"
@@ -61,6 +63,8 @@ type parts struct {
 	services *source.Services
 	certs    *pki.Certificates // nil on a standalone node, as the next
 	server   *server.Server
+	evict    *evict.Evictor
+	images   *image.Collector
 }
 
 // Run runs the node until ctx ends. Containers go on when it returns: the next run takes them over.
@@ -91,13 +95,19 @@ func (a *Agent) Run(ctx context.Context) error {
 	run("pods", func(ctx context.Context) error {
 		return p.pods.Run(ctx, func() { once.Do(func() { close(listed) }); p.node.Poke() })
 	})
-	if a.cfg.RuntimeEndpoint == "" {
+	if a.cfg.Kubelet.ContainerRuntimeEndpoint == "" {
 		run("runtime", func(ctx context.Context) error { return superviseRuntime(ctx, a.cfg.Dirs, a.cfg.Log) })
 	}
 	run("volumes", p.volumes.Run)
 	run("node", p.node.Run)
 	run("logs", a.rotator(p).Run)
-	run("images", a.collector(p).Run)
+	run("images", p.images.Run)
+	run("pressure", func(ctx context.Context) error {
+		if !wait(ctx, listed) {
+			return nil
+		}
+		return p.evict.Run(ctx)
+	})
 	run("events", p.events.Run)
 	run("services", p.services.Run)
 	run("checkpoint", func(ctx context.Context) error { p.disk.Run(ctx.Done()); return nil })
@@ -106,11 +116,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		if !wait(ctx, listed) {
 			return nil
 		}
-		return p.source.RunManifests(ctx, a.cfg.Dirs.StaticPods())
+		return p.source.RunManifests(ctx, a.cfg.Kubelet.StaticPodPath)
 	})
 	if p.api != nil {
 		run("certificates", p.certs.Run)
-		run("server", p.server.Run)
+		if a.cfg.Kubelet.EnableServer {
+			run("server", p.server.Run)
+		}
 		run("source", func(ctx context.Context) error {
 			if !wait(ctx, listed) {
 				return nil
@@ -149,7 +161,7 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 	cfg := a.cfg
 	p := &parts{}
 	var err error
-	endpoint := cfg.RuntimeEndpoint
+	endpoint := cfg.Kubelet.ContainerRuntimeEndpoint
 	if endpoint == "" {
 		endpoint = "unix://" + cfg.Dirs.RuntimeSocket()
 		if err := startRuntime(ctx, cfg.Dirs); err != nil {
@@ -162,6 +174,9 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 	if cfg.REST != nil {
 		rc := rest.CopyConfig(cfg.REST)
 		rc.QPS = -1 // the API server shares out its time; a bound of our own would only delay the start of pods
+		if cfg.Kubelet.KubeAPIQPS > 0 {
+			rc.QPS, rc.Burst = float32(cfg.Kubelet.KubeAPIQPS), int(cfg.Kubelet.KubeAPIBurst)
+		}
 		rc.UserAgent = "mote-agent/" + version.Version
 		client, err := kubeclient.New(rc)
 		if err != nil {
@@ -169,14 +184,23 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 		}
 		p.api = &apiServer{client: client, node: cfg.NodeName}
 	}
-	if p.cgroups, err = cgroup.New(cgroup.Config{Root: cfg.CgroupRoot, CPUQuota: true, PodPIDs: cfg.PodPIDs}); err != nil {
+	if p.cgroups, err = cgroup.New(cgroup.Config{
+		Root: cfg.Kubelet.CgroupRoot, CPUQuota: cfg.Kubelet.CPUCFSQuota, CPUPeriod: uint64(cfg.Kubelet.CPUCFSQuotaPeriod.Microseconds()), PodPIDs: max(cfg.Kubelet.PodPidsLimit, 0),
+	}); err != nil {
+		return nil, err
+	}
+	if err := checkMachine(&cfg.Kubelet, p.cgroups); err != nil {
 		return nil, err
 	}
 	if err := p.cgroups.EnsureTiers(); err != nil {
 		return nil, err
 	}
 	a.events(p)
+	settle(&cfg.Kubelet, a.nodeEvent(p))
 	if err := a.node(p); err != nil {
+		return nil, err
+	}
+	if err := a.enforceReservations(p); err != nil {
 		return nil, err
 	}
 	if p.version, err = p.cri.WaitReady(ctx); err != nil {
@@ -188,6 +212,10 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 	if err := a.pods(ctx, p); err != nil {
 		return nil, err
 	}
+	p.images = a.collector(p)
+	if p.evict, err = a.evictor(p); err != nil {
+		return nil, err
+	}
 	if p.api != nil {
 		err = a.nodeAPI(p)
 	}
@@ -195,32 +223,63 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 }
 
 func (a *Agent) events(p *parts) {
+	var api event.API
 	if p.api != nil {
-		p.events = event.New(p.api, "kubelet", a.cfg.NodeName, a.cfg.Log)
-		return
+		api = p.api
 	}
-	p.events = event.New(nil, "kubelet", a.cfg.NodeName, a.cfg.Log)
+	p.events = event.New(api, "kubelet", a.cfg.NodeName, a.cfg.Log)
+	p.events.Limit(float64(a.cfg.Kubelet.EventRecordQPS), int(a.cfg.Kubelet.EventBurst))
+}
+
+// nodeEvent records events about the node.
+func (a *Agent) nodeEvent(p *parts) func(kind, reason, message string) {
+	return func(kind, reason, message string) {
+		p.events.Object(corev1.ObjectReference{Kind: "Node", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)}, kind, reason, message)
+	}
 }
 
 func (a *Agent) node(p *parts) error {
+	k := &a.cfg.Kubelet
+	_, reserved := a.reservations()
 	cfg := node.Config{
-		Name: a.cfg.NodeName, Addresses: a.cfg.NodeIPs, Labels: a.cfg.Labels, Taints: a.cfg.Taints, KubeletPort: a.cfg.KubeletPort,
-		MaxPods: a.cfg.MaxPods, DataDir: a.cfg.Dirs.Data, Reserved: a.cfg.Reserved, KubeletVersion: version.GitVersion(), Routes: !a.cfg.NoRoutes,
-		Runtime: node.CRI{Runtimes: p.cri, Store: p.cri.Images}, Log: a.cfg.Log,
-		Event: func(kind, reason, message string) {
-			p.events.Object(corev1.ObjectReference{Kind: "Node", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)}, kind, reason, message)
+		Name: a.cfg.NodeName, Addresses: a.cfg.NodeIPs, Labels: a.cfg.Labels, Taints: k.RegisterWithTaints, ProviderID: k.ProviderID, KubeletPort: int(k.Port),
+		MaxPods: a.maxPods(), DataDir: a.cfg.Dirs.Data, Reserved: reserved, KubeletVersion: version.GitVersion(), Routes: !a.cfg.NoRoutes,
+		LookEvery: k.NodeStatusUpdateFrequency.Duration, ReportEvery: k.NodeStatusReportFrequency.Duration, LeaseSeconds: k.NodeLeaseDurationSeconds,
+		MaxImages: int(k.NodeStatusMaxImages), DontRegister: !k.RegisterNode, AttachDetach: k.EnableControllerAttachDetach,
+		Runtime: node.CRI{Runtimes: p.cri, Store: p.cri.Images}, Log: a.cfg.Log, Event: a.nodeEvent(p),
+		Pressure: func() (memory, disk, pids bool) {
+			if p.evict == nil { // the node registers before there are pods
+				return false, false, false
+			}
+			return p.evict.Pressure()
 		},
 	}
 	if !a.cfg.NoCNIConfig {
 		cfg.CNI = node.CNIConfig{Dir: a.cfg.Dirs.CNIConfig(), StateDir: a.cfg.Dirs.CNIState(), ClusterCIDR: a.cfg.ClusterCIDR}
 	}
-	cfg.Pressure = a.evictor(p).Check
 	if p.api != nil {
-		cfg.API = &node.Server{Client: p.api.client, Name: a.cfg.NodeName}
+		cfg.API = &node.Server{Client: p.api.client, Name: a.cfg.NodeName, LeaseSeconds: k.NodeLeaseDurationSeconds}
 	}
 	var err error
 	p.node, err = node.New(cfg)
 	return err
+}
+
+// maxPods is bounded by the CPUs too, if the configuration says so.
+func (a *Agent) maxPods() int {
+	most := int(a.cfg.Kubelet.MaxPods)
+	if n := int(a.cfg.Kubelet.PodsPerCore) * runtime.NumCPU(); n > 0 {
+		most = min(most, n)
+	}
+	return most
+}
+
+// idsPerPod is how many user numbers a pod with a user namespace of its own has; 0: as many as is usual.
+func (a *Agent) idsPerPod() int64 {
+	if n := a.cfg.Kubelet.UserNamespaces.IDsPerPod; n != nil {
+		return *n
+	}
+	return 0
 }
 
 func (a *Agent) volumes(p *parts) error {
@@ -245,15 +304,16 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 		return err
 	}
 	users, err := userns.New(userns.Config{
-		PodsDir: filepath.Join(dir, "pods"), Length: a.cfg.UserNamespaceIDsPerPod, MaxPods: a.cfg.MaxPods, Log: a.cfg.Log,
+		PodsDir: filepath.Join(dir, "pods"), Length: a.idsPerPod(), MaxPods: a.maxPods(), Log: a.cfg.Log,
 	})
 	if err != nil {
 		return err
 	}
 	deps := podworker.Deps{
-		CRI: p.cri, Images: image.New(p.cri.Images, a.cfg.MaxParallelImagePulls), Volumes: p.volumes, Cgroups: p.cgroups, Node: p.node,
+		CRI: p.cri, Images: image.New(p.cri.Images, a.cfg.Kubelet.ParallelPulls()), Volumes: p.volumes, Cgroups: p.cgroups, Node: p.node,
 		Objects: p.volumes, Events: p.events, Users: users, Runtime: p.version.GetRuntimeName(), Log: a.cfg.Log,
 		Handler: func(context.Context, string) (string, error) { return "", errStandalone },
+		Refuse:  func(pod *corev1.Pod) (reason, message string) { return p.evict.Refuse(pod) },
 	}
 	var api source.API
 	if p.api != nil {
@@ -266,9 +326,9 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 	deps.Services = p.services
 	memory := p.node.Capacity()[corev1.ResourceMemory]
 	p.pods = podworker.New(ctx, podworker.Config{
-		PodLogDir: a.cfg.PodLogDir, PodsDir: filepath.Join(dir, "pods"), SeccompRoot: filepath.Join(dir, "seccomp"), ResolvConf: a.cfg.ResolvConf,
-		ClusterDNS: a.cfg.ClusterDNS, ClusterDomain: a.cfg.ClusterDomain, MemoryBytes: memory.Value(), CgroupV2: p.cgroups.V2(),
-		MaxPods: a.cfg.MaxPods, AllowedSysctls: a.cfg.AllowedUnsafeSysctls, AppArmor: appArmor(),
+		PodLogDir: a.cfg.Kubelet.PodLogsDir, PodsDir: filepath.Join(dir, "pods"), SeccompRoot: filepath.Join(dir, "seccomp"), ResolvConf: resolver(a.cfg.Kubelet.ResolverConfig),
+		ClusterDNS: a.cfg.Kubelet.ClusterDNS, ClusterDomain: a.cfg.Kubelet.ClusterDomain, MemoryBytes: memory.Value(), CgroupV2: p.cgroups.V2(),
+		MaxPods: a.maxPods(), AllowedSysctls: a.cfg.Kubelet.AllowedUnsafeSysctls, AppArmor: appArmor(),
 	}, deps)
 	p.source = source.New(a.cfg.NodeName, api, p.pods, p.disk, a.cfg.Log)
 	return nil
@@ -280,15 +340,23 @@ func appArmor() bool {
 	return err == nil && len(raw) > 0 && raw[0] == 'Y'
 }
 
+// resolver is the node's resolver file: an empty name means that pods get no name server of the node's.
+func resolver(path string) string {
+	if path == "" {
+		return os.DevNull
+	}
+	return path
+}
+
 // memoryDir is where volumes stand whose content must not reach a disk.
 func memoryDir(dirs layout.Dirs) string { return filepath.Join(dirs.Run, "volumes") }
 
 // collector keeps images from filling the disk.
 func (a *Agent) collector(p *parts) *image.Collector {
+	k := &a.cfg.Kubelet
 	return &image.Collector{
-		Images: p.cri.Images, Runtime: p.cri, Thresholds: image.Thresholds{High: 85, Low: 80}, Log: a.cfg.Log,
-		Failed: func(reason, message string) {
-			p.events.Object(corev1.ObjectReference{Kind: "Node", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)}, corev1.EventTypeWarning, reason, message)
-		},
+		Images: p.cri.Images, Runtime: p.cri, Thresholds: image.Thresholds{High: int(k.ImageGCHighThresholdPercent), Low: int(k.ImageGCLowThresholdPercent)},
+		MinAge: k.ImageMinimumGCAge.Duration, MaxAge: k.ImageMaximumGCAge.Duration, Log: a.cfg.Log,
+		Failed: func(reason, message string) { a.nodeEvent(p)(corev1.EventTypeWarning, reason, message) },
 	}
 }

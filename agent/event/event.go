@@ -48,6 +48,9 @@ type Recorder struct {
 	wake  chan struct{}
 	known map[string]*seen
 	spent map[types.UID]*bucket
+
+	rate, most float64 // of all objects together, a second; 0: no bound
+	all        bucket
 }
 
 type seen struct {
@@ -67,6 +70,26 @@ func New(api API, component, host string, log *slog.Logger) *Recorder {
 		api: api, component: component, host: host, log: log, wake: make(chan struct{}, 1),
 		known: map[string]*seen{}, spent: map[types.UID]*bucket{},
 	}
+}
+
+// Limit bounds what is written of all objects together: a number of events a second, and at once. Call it before Run.
+func (r *Recorder) Limit(perSecond float64, burst int) {
+	r.rate, r.most = perSecond, float64(max(burst, 1))
+	r.all = bucket{tokens: r.most, at: time.Now()}
+}
+
+// pace is how long the next event has to wait for its turn.
+func (r *Recorder) pace(now time.Time) time.Duration {
+	if r.rate <= 0 {
+		return 0
+	}
+	b := &r.all
+	b.tokens = min(r.most, b.tokens+now.Sub(b.at).Seconds()*r.rate) - 1
+	b.at = now
+	if b.tokens >= 0 {
+		return 0
+	}
+	return time.Duration(-b.tokens / r.rate * float64(time.Second))
 }
 
 // Pod records an event of a pod, or of one of its containers when container is not empty.
@@ -170,6 +193,13 @@ func (r *Recorder) Run(ctx context.Context) error {
 			e := r.queue[0]
 			r.queue = r.queue[1:]
 			r.mu.Unlock()
+			if wait := r.pace(time.Now()); wait > 0 {
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-time.After(wait):
+				}
+			}
 			if err := r.write(ctx, &e); err != nil && ctx.Err() == nil {
 				r.log.Debug("event not written", "reason", e.Reason, "object", e.InvolvedObject.Name, "err", err)
 			}

@@ -5,17 +5,16 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-const (
-	collectEvery = 5 * time.Minute
-	minAge       = 2 * time.Minute // since this agent first saw the image
-)
+const collectEvery = 5 * time.Minute
 
 // Thresholds say when images are collected, in per cent of the image file system: above High, down to Low.
 type Thresholds struct{ High, Low int }
@@ -25,10 +24,13 @@ type Collector struct {
 	Images     runtimeapi.ImageServiceClient
 	Runtime    runtimeapi.RuntimeServiceClient
 	Thresholds Thresholds
+	MinAge     time.Duration // since this agent first saw the image: younger ones stay
+	MaxAge     time.Duration // since a container last used the image: older ones go; 0 means never
 	// Failed is told when not enough could be freed, in an event's words.
 	Failed func(reason, message string)
 	Log    *slog.Logger
 
+	mu   sync.Mutex          // one collection at a time
 	seen map[string]sighting // image ID
 }
 
@@ -53,9 +55,21 @@ func (c *Collector) Run(ctx context.Context) error {
 
 // Collect frees space once, if there is need.
 func (c *Collector) Collect(ctx context.Context, now time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	images, err := c.look(ctx, now)
 	if err != nil {
 		return err
+	}
+	if c.MaxAge > 0 {
+		c.remove(ctx, slices.DeleteFunc(victims(images, c.seen, now, c.MinAge), func(img *runtimeapi.Image) bool {
+			s := c.seen[img.Id]
+			last := s.used
+			if last.Before(s.first) {
+				last = s.first
+			}
+			return now.Sub(last) <= c.MaxAge
+		}), math.MaxUint64)
 	}
 	total, free, err := c.fileSystem(ctx)
 	if err != nil {
@@ -66,8 +80,29 @@ func (c *Collector) Collect(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	want := used - total*uint64(c.Thresholds.Low)/100
-	var freed uint64
-	for _, img := range victims(images, c.seen, now) {
+	freed := c.remove(ctx, victims(images, c.seen, now, c.MinAge), want)
+	if freed < want {
+		msg := fmt.Sprintf("Failed to garbage collect required amount of images. Attempted to free %d bytes, but only found %d bytes eligible to free.", want, freed)
+		c.Failed("FreeDiskSpaceFailed", msg)
+	}
+	return nil
+}
+
+// DeleteUnused removes every image that may go: the node is short of disk.
+func (c *Collector) DeleteUnused(ctx context.Context, now time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	images, err := c.look(ctx, now)
+	if err != nil {
+		return err
+	}
+	c.remove(ctx, victims(images, c.seen, now, c.MinAge), math.MaxUint64)
+	return nil
+}
+
+// remove removes images in their order until enough is free.
+func (c *Collector) remove(ctx context.Context, list []*runtimeapi.Image, want uint64) (freed uint64) {
+	for _, img := range list {
 		if freed >= want {
 			break
 		}
@@ -78,15 +113,11 @@ func (c *Collector) Collect(ctx context.Context, now time.Time) error {
 		delete(c.seen, img.Id)
 		freed += img.Size
 	}
-	if freed < want {
-		msg := fmt.Sprintf("Failed to garbage collect required amount of images. Attempted to free %d bytes, but only found %d bytes eligible to free.", want, freed)
-		c.Failed("FreeDiskSpaceFailed", msg)
-	}
-	return nil
+	return freed
 }
 
 // victims are the images that may go, the longest unused first. seen has those in use now with used == now.
-func victims(images []*runtimeapi.Image, seen map[string]sighting, now time.Time) []*runtimeapi.Image {
+func victims(images []*runtimeapi.Image, seen map[string]sighting, now time.Time, minAge time.Duration) []*runtimeapi.Image {
 	var out []*runtimeapi.Image
 	for _, img := range images {
 		s := seen[img.Id]

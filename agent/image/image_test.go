@@ -181,7 +181,7 @@ func TestVictims(t *testing.T) {
 		"new": {now, time.Time{}}, "pinned": {old, time.Time{}},
 	}
 	var got []string
-	for _, v := range victims([]*runtimeapi.Image{img("used"), img("lately"), img("long-ago"), img("never"), img("new"), pinned}, seen, now) {
+	for _, v := range victims([]*runtimeapi.Image{img("used"), img("lately"), img("long-ago"), img("never"), img("new"), pinned}, seen, now, 2*time.Minute) {
 		got = append(got, v.Id)
 	}
 	if want := []string{"never", "long-ago", "lately"}; !slices.Equal(got, want) {

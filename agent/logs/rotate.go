@@ -22,6 +22,8 @@ type Log struct{ ContainerID, Path string }
 type Rotator struct {
 	MaxSize int64 // bytes of one file
 	Files   int   // files a container, the one being written included; 2 at least
+	// Every is how often the logs' sizes are looked at while one of them grows fast; 0 means ten seconds.
+	Every time.Duration
 	// Logs lists the running containers' logs.
 	Logs func() []Log
 	// Reopen makes the runtime write to a new file of the same name.
@@ -33,7 +35,11 @@ type Rotator struct {
 
 // Run rotates until ctx ends. It looks at the files' sizes: often while some log grows fast, else once a minute.
 func (r *Rotator) Run(ctx context.Context) error {
-	const often, rarely = 10 * time.Second, time.Minute
+	often := r.Every
+	if often == 0 {
+		often = 10 * time.Second
+	}
+	rarely := max(time.Minute, often)
 	wait := often
 	before := map[string]int64{}
 	for {

@@ -14,12 +14,12 @@ import (
 	"github.com/mote-edge/mote/internal/kubeclient"
 )
 
-const leaseSeconds = 40
-
 // Server is the API of a real API server, as node Name.
 type Server struct {
 	Client *kubeclient.Client
 	Name   string
+	// LeaseSeconds is how long the lease holds.
+	LeaseSeconds int32
 
 	lease *coordinationv1.Lease // as last written: a renewal is one request
 }
@@ -71,9 +71,9 @@ func (s *Server) RenewLease(ctx context.Context, n *corev1.Node) error {
 	got, err := leases.Get(ctx, s.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		got, err = leases.Create(ctx, newLease(s.Name, n, now), metav1.CreateOptions{})
+		got, err = leases.Create(ctx, newLease(s.Name, s.LeaseSeconds, n, now), metav1.CreateOptions{})
 	case err == nil:
-		fresh := newLease(s.Name, n, now)
+		fresh := newLease(s.Name, s.LeaseSeconds, n, now)
 		got.Spec, got.OwnerReferences = fresh.Spec, fresh.OwnerReferences
 		got, err = leases.Update(ctx, got, metav1.UpdateOptions{})
 	}
@@ -84,8 +84,7 @@ func (s *Server) RenewLease(ctx context.Context, n *corev1.Node) error {
 	return nil
 }
 
-func newLease(name string, n *corev1.Node, now metav1.MicroTime) *coordinationv1.Lease {
-	seconds := int32(leaseSeconds)
+func newLease(name string, seconds int32, n *corev1.Node, now metav1.MicroTime) *coordinationv1.Lease {
 	l := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: corev1.NamespaceNodeLease}}
 	l.Spec = coordinationv1.LeaseSpec{HolderIdentity: &name, LeaseDurationSeconds: &seconds, RenewTime: &now}
 	if n != nil {

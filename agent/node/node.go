@@ -29,9 +29,17 @@ type Config struct {
 	ProviderID     string
 	KubeletPort    int // of the node API, 10250
 	MaxPods        int
-	DataDir        string              // whose file system is the ephemeral storage
-	Reserved       corev1.ResourceList // taken from the capacity before pods get it
+	DataDir        string // whose file system is the ephemeral storage
 	KubeletVersion string
+	// Reserved is taken from the capacity before pods get it; nil: nothing.
+	Reserved func(capacity corev1.ResourceList) corev1.ResourceList
+	// LookEvery is how often the node looks at itself, ReportEvery how often it reports though nothing has changed; 0 means
+	// ten seconds and five minutes.
+	LookEvery, ReportEvery time.Duration
+	LeaseSeconds           int32 // 0 means 40; renewed after a quarter
+	MaxImages              int   // in the status; 0 means none, below 0 all
+	DontRegister           bool  // somebody else makes the Node object
+	AttachDetach           bool  // the control plane attaches volumes
 
 	CNI CNIConfig
 	// Routes says whether to route to the other nodes' ranges.
@@ -82,6 +90,18 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.LookEvery == 0 {
+		cfg.LookEvery = 10 * time.Second
+	}
+	if cfg.ReportEvery == 0 {
+		cfg.ReportEvery = 5 * time.Minute
+	}
+	if cfg.LeaseSeconds == 0 {
+		cfg.LeaseSeconds = 40
+	}
+	if cfg.Reserved == nil {
+		cfg.Reserved = func(corev1.ResourceList) corev1.ResourceList { return nil }
+	}
 	if cfg.Event == nil {
 		cfg.Event = func(string, string, string) {}
 	}
@@ -109,7 +129,8 @@ func (n *Node) HostIPs() []string { return n.hosts }
 
 // Allocatable is what the node gives to pods.
 func (n *Node) Allocatable() corev1.ResourceList {
-	return allocatable(n.facts.capacity(n.cfg.MaxPods), n.cfg.Reserved)
+	capacity := n.facts.capacity(n.cfg.MaxPods)
+	return allocatable(capacity, n.cfg.Reserved(capacity))
 }
 
 // Capacity is what the node has.
@@ -200,7 +221,11 @@ func (n *Node) registerOnce(ctx context.Context) (*corev1.Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	want := n.object()
-	got, err := n.cfg.API.CreateNode(ctx, want)
+	var got *corev1.Node
+	var err error = apierrors.NewAlreadyExists(corev1.Resource("nodes"), n.cfg.Name)
+	if !n.cfg.DontRegister {
+		got, err = n.cfg.API.CreateNode(ctx, want)
+	}
 	if err == nil {
 		n.cfg.Event(corev1.EventTypeNormal, "Starting", "Starting kubelet.")
 		return got, nil
@@ -225,9 +250,10 @@ func (n *Node) registerOnce(ctx context.Context) (*corev1.Node, error) {
 	return got, nil
 }
 
-// keepLease renews the lease every ten seconds; it holds for forty.
+// keepLease renews the lease after a quarter of the time for which it holds.
 func (n *Node) keepLease(ctx context.Context) {
-	const every, retry = 10 * time.Second, 2 * time.Second
+	every := time.Duration(n.cfg.LeaseSeconds) * time.Second / 4
+	retry := min(2*time.Second, every)
 	wait, failing := time.Duration(0), false
 	for {
 		select {

@@ -185,7 +185,7 @@ func start(t *testing.T, s *server, r *fakeRuntime) (*Node, func() string) {
 	var events []string
 	n, err := New(Config{
 		Name: "n1", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Labels: map[string]string{"zone": "a"}, KubeletPort: 10250, MaxPods: 110,
-		DataDir: t.TempDir(), KubeletVersion: "v1.37.2+mote.test", CNI: CNIConfig{Dir: r.dir, StateDir: "/run/x", ClusterCIDR: "10.42.0.0/16"},
+		DataDir: t.TempDir(), MaxImages: 50, AttachDetach: true, KubeletVersion: "v1.37.2+mote.test", CNI: CNIConfig{Dir: r.dir, StateDir: "/run/x", ClusterCIDR: "10.42.0.0/16"},
 		API: s, Runtime: r, Routes: os.Getuid() == 0,
 		Event: func(_, reason, message string) { mu.Lock(); events = append(events, reason); mu.Unlock() },
 	})

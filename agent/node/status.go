@@ -49,11 +49,8 @@ func (c CRI) Images(ctx context.Context) ([]*runtimeapi.Image, error) {
 	return resp.GetImages(), err
 }
 
-const (
-	lookEvery    = 10 * time.Second // how often the runtime is asked how it is
-	reportEvery  = 5 * time.Minute  // how often the status is sent though nothing has changed
-	reportImages = 50
-)
+// callFor bounds one look at the runtime.
+const callFor = 10 * time.Second
 
 // keepStatus looks at the node when poked, and now and then, and sends what has changed.
 func (n *Node) keepStatus(ctx context.Context) {
@@ -61,7 +58,7 @@ func (n *Node) keepStatus(ctx context.Context) {
 	var reported time.Time
 	hurry, complained := 50*time.Millisecond, ""
 	for {
-		wait := lookEvery
+		wait := n.cfg.LookEvery
 		if n.takeGone() {
 			if err := n.register(ctx); err != nil {
 				return
@@ -70,7 +67,7 @@ func (n *Node) keepStatus(ctx context.Context) {
 		}
 		status, err := n.look(ctx, sent)
 		now := time.Now()
-		if !now.Before(reported.Add(reportEvery)) || differs(sent, status) {
+		if !now.Before(reported.Add(n.cfg.ReportEvery)) || differs(sent, status) {
 			if err = n.report(ctx, sent, status); err == nil {
 				sent, reported = status, now
 			}
@@ -86,7 +83,7 @@ func (n *Node) keepStatus(ctx context.Context) {
 			wait = time.Second
 		case !isReady(status.Conditions):
 			// Something is about to come up: the runtime, its network. Look again soon, then less often.
-			wait, hurry = hurry, min(2*hurry, lookEvery)
+			wait, hurry = hurry, min(2*hurry, n.cfg.LookEvery)
 		default:
 			hurry, complained = 50*time.Millisecond, ""
 		}
@@ -114,7 +111,7 @@ func (n *Node) takeGone() bool {
 
 // look works out the status of this moment.
 func (n *Node) look(ctx context.Context, sent corev1.NodeStatus) (corev1.NodeStatus, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookEvery)
+	ctx, cancel := context.WithTimeout(ctx, callFor)
 	defer cancel()
 	n.mu.Lock()
 	old := sent.Conditions
@@ -139,7 +136,7 @@ func (n *Node) look(ctx context.Context, sent corev1.NodeStatus) (corev1.NodeSta
 		}
 		if wantImages {
 			if list, err := n.cfg.Runtime.Images(ctx); err == nil {
-				s.Images = images(list)
+				s.Images = images(list, n.cfg.MaxImages)
 			}
 		}
 	} else {
@@ -160,7 +157,7 @@ func (n *Node) base() corev1.NodeStatus {
 	capacity := n.facts.capacity(n.cfg.MaxPods)
 	s := corev1.NodeStatus{
 		Capacity:        capacity,
-		Allocatable:     allocatable(capacity, n.cfg.Reserved),
+		Allocatable:     allocatable(capacity, n.cfg.Reserved(capacity)),
 		Addresses:       addresses(n.cfg.Addresses, n.cfg.Name),
 		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: int32(n.cfg.KubeletPort)}},
 		NodeInfo: corev1.NodeSystemInfo{
@@ -180,6 +177,9 @@ func (n *Node) object() *corev1.Node {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.cfg.Name, Labels: n.wantLabels(), Annotations: map[string]string{
 		"volumes.kubernetes.io/controller-managed-attach-detach": "true",
 	}}}
+	if !n.cfg.AttachDetach {
+		node.Annotations = nil
+	}
 	node.Spec.Taints, node.Spec.ProviderID = n.cfg.Taints, n.cfg.ProviderID
 	node.Status = n.base()
 	node.Status.Conditions = conditions(nil, observed{}, time.Now())
@@ -319,7 +319,7 @@ func isReady(list []corev1.NodeCondition) bool {
 }
 
 // images are the largest ones, as schedulers want to know them.
-func images(list []*runtimeapi.Image) []corev1.ContainerImage {
+func images(list []*runtimeapi.Image, most int) []corev1.ContainerImage {
 	var out []corev1.ContainerImage
 	for _, i := range list {
 		names := append(slices.Clone(i.RepoDigests), i.RepoTags...)
@@ -333,7 +333,10 @@ func images(list []*runtimeapi.Image) []corev1.ContainerImage {
 	slices.SortFunc(out, func(a, b corev1.ContainerImage) int {
 		return cmp.Or(cmp.Compare(b.SizeBytes, a.SizeBytes), cmp.Compare(a.Names[0], b.Names[0]))
 	})
-	return out[:min(len(out), reportImages)]
+	if most < 0 {
+		return out
+	}
+	return out[:min(len(out), most)]
 }
 
 func handlers(s *runtimeapi.StatusResponse) []corev1.NodeRuntimeHandler {

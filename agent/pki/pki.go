@@ -44,6 +44,9 @@ type Config struct {
 	// another way to its API server.
 	Client bool
 	CSRs   CSRs
+	// CertFile and KeyFile are a serving certificate of the administrator's own, read again when it changes; empty: one is
+	// requested.
+	CertFile, KeyFile string
 	Log    *slog.Logger
 }
 
@@ -52,6 +55,7 @@ type Certificates struct {
 	cfg     Config
 	serving atomic.Pointer[tls.Certificate]
 	ready   chan struct{}
+	file    *filePair // the administrator's own; nil: serving is
 }
 
 // New loads what is on disk. It makes no request.
@@ -63,6 +67,14 @@ func New(cfg Config) (*Certificates, error) {
 		return nil, fmt.Errorf("directory of the node's certificates: %w", err)
 	}
 	c := &Certificates{cfg: cfg, ready: make(chan struct{})}
+	if cfg.CertFile != "" {
+		c.file = &filePair{cert: cfg.CertFile, key: cfg.KeyFile}
+		if _, err := c.file.get(); err != nil {
+			return nil, err
+		}
+		close(c.ready)
+		return c, nil
+	}
 	if cert, err := load(c.path(servingFile)); err == nil && c.servingFits(cert) && time.Now().Before(cert.Leaf.NotAfter) {
 		c.serving.Store(cert)
 		close(c.ready)
@@ -72,6 +84,9 @@ func New(cfg Config) (*Certificates, error) {
 
 // Serving is a tls.Config's GetCertificate. It fails until the first certificate has been signed.
 func (c *Certificates) Serving(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if c.file != nil {
+		return c.file.get()
+	}
 	if cert := c.serving.Load(); cert != nil {
 		return cert, nil
 	}
@@ -106,9 +121,29 @@ func (c *Certificates) Run(ctx context.Context) error {
 	}
 }
 
-// renew asks for what is missing or due, and says when to look again.
+// renew asks for what is missing or due, and says when to look again. One that isn't signed doesn't keep the other back.
 func (c *Certificates) renew(ctx context.Context) (time.Time, error) {
 	next := time.Now().Add(24 * time.Hour)
+	at, err := c.renewServing(ctx, next)
+	next = earlier(next, at)
+	if !c.cfg.Client {
+		return next, err
+	}
+	client, clientErr := load(c.path(clientFile))
+	if clientErr != nil || !time.Now().Before(renewAt(client.Leaf)) {
+		client, clientErr = c.request(ctx, clientFile, request{node: c.cfg.NodeName, signer: certificatesv1.KubeAPIServerClientKubeletSignerName})
+		if clientErr != nil {
+			return next, errors.Join(err, fmt.Errorf("client certificate: %w", clientErr))
+		}
+		c.cfg.Log.Info("the node's client certificate is renewed", "until", client.Leaf.NotAfter)
+	}
+	return earlier(next, renewAt(client.Leaf)), err
+}
+
+func (c *Certificates) renewServing(ctx context.Context, next time.Time) (time.Time, error) {
+	if c.file != nil {
+		return next, nil
+	}
 	serving := c.serving.Load()
 	if serving == nil || !time.Now().Before(renewAt(serving.Leaf)) {
 		cert, err := c.request(ctx, servingFile, request{
@@ -120,21 +155,12 @@ func (c *Certificates) renew(ctx context.Context) (time.Time, error) {
 		c.serving.Store(cert)
 		if serving == nil {
 			close(c.ready)
+		} else {
+			c.cfg.Log.Info("the node's serving certificate is renewed", "until", cert.Leaf.NotAfter)
 		}
 		serving = cert
 	}
-	next = earlier(next, renewAt(serving.Leaf))
-	if !c.cfg.Client {
-		return next, nil
-	}
-	client, err := load(c.path(clientFile))
-	if err != nil || !time.Now().Before(renewAt(client.Leaf)) {
-		client, err = c.request(ctx, clientFile, request{node: c.cfg.NodeName, signer: certificatesv1.KubeAPIServerClientKubeletSignerName})
-		if err != nil {
-			return next, fmt.Errorf("client certificate: %w", err)
-		}
-	}
-	return earlier(next, renewAt(client.Leaf)), nil
+	return renewAt(serving.Leaf), nil
 }
 
 func (c *Certificates) request(ctx context.Context, file string, r request) (*tls.Certificate, error) {

@@ -22,13 +22,7 @@ type Reviews interface {
 	ReviewAccess(ctx context.Context, sar *authorizationv1.SubjectAccessReview) (*authorizationv1.SubjectAccessReview, error)
 }
 
-// How long answers hold.
-const (
-	tokenFor   = 2 * time.Minute
-	allowedFor = 5 * time.Minute
-	deniedFor  = 30 * time.Second
-	maxCached  = 1024
-)
+const maxCached = 1024
 
 // user is who makes a request.
 type user struct {
@@ -44,6 +38,9 @@ type guard struct {
 	reviews Reviews
 	now     func() time.Time
 
+	anonymous, tokensToo, allowAll  bool
+	tokenFor, allowedFor, deniedFor time.Duration
+
 	mu     sync.Mutex
 	tokens map[[32]byte]cached[user]
 	access map[string]cached[bool]
@@ -54,8 +51,19 @@ type cached[T any] struct {
 	until time.Time
 }
 
-func newGuard(node string, cas *x509.CertPool, reviews Reviews) *guard {
-	return &guard{node: node, cas: cas, reviews: reviews, now: time.Now, tokens: map[[32]byte]cached[user]{}, access: map[string]cached[bool]{}}
+func newGuard(cfg *Config) *guard {
+	hold := func(d, otherwise time.Duration) time.Duration {
+		if d == 0 {
+			return otherwise
+		}
+		return d
+	}
+	return &guard{
+		node: cfg.NodeName, cas: cfg.ClientCAs, reviews: cfg.Reviews, now: time.Now,
+		anonymous: cfg.Anonymous, tokensToo: !cfg.NoTokens, allowAll: cfg.AllowAll,
+		tokenFor: hold(cfg.TokenTTL, 2*time.Minute), allowedFor: hold(cfg.AllowedTTL, 5*time.Minute), deniedFor: hold(cfg.DeniedTTL, 30*time.Second),
+		tokens: map[[32]byte]cached[user]{}, access: map[string]cached[bool]{},
+	}
 }
 
 var errUnauthenticated = errors.New("Unauthorized")
@@ -85,7 +93,8 @@ func (g *guard) protect(next http.Handler) http.Handler {
 	})
 }
 
-// authenticate knows client certificates of the cluster's CA and bearer tokens. Nobody is anonymous.
+// authenticate knows client certificates of the cluster's CA and bearer tokens. Nobody is anonymous unless the
+// configuration says so.
 func (g *guard) authenticate(r *http.Request) (user, error) {
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && g.cas != nil {
 		leaf := r.TLS.PeerCertificates[0]
@@ -99,7 +108,10 @@ func (g *guard) authenticate(r *http.Request) (user, error) {
 		}
 	}
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if token = strings.TrimSpace(token); !ok || token == "" || g.reviews == nil {
+	if token = strings.TrimSpace(token); !ok || token == "" || g.reviews == nil || !g.tokensToo {
+		if g.anonymous && r.Header.Get("Authorization") == "" {
+			return user{name: "system:anonymous", groups: []string{"system:unauthenticated"}}, nil
+		}
 		return user{}, errUnauthenticated
 	}
 	key := sha256.Sum256([]byte(token))
@@ -128,13 +140,13 @@ func (g *guard) authenticate(r *http.Request) (user, error) {
 	if len(g.tokens) >= maxCached {
 		clear(g.tokens)
 	}
-	g.tokens[key] = cached[user]{u, g.now().Add(tokenFor)}
+	g.tokens[key] = cached[user]{u, g.now().Add(g.tokenFor)}
 	return u, nil
 }
 
 // authorize asks whether a user may reach a subresource of this node.
 func (g *guard) authorize(ctx context.Context, u user, verb, subresource string) (bool, error) {
-	if slices.Contains(u.groups, "system:masters") {
+	if g.allowAll || slices.Contains(u.groups, "system:masters") {
 		return true, nil // as the API server itself would answer, whatever its rules
 	}
 	if g.reviews == nil {
@@ -154,9 +166,9 @@ func (g *guard) authorize(ctx context.Context, u user, verb, subresource string)
 	if err != nil {
 		return false, fmt.Errorf("review access: %w", err)
 	}
-	hold := deniedFor
+	hold := g.deniedFor
 	if review.Status.Allowed {
-		hold = allowedFor
+		hold = g.allowedFor
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

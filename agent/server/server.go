@@ -58,6 +58,14 @@ type Config struct {
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	ClientCAs   *x509.CertPool
 	Reviews     Reviews // nil: client certificates of system:masters alone are let in
+	// TLS has the versions, ciphers and curves; nil means Go's own from TLS 1.2 on.
+	TLS *tls.Config
+	// Anonymous lets requests without credentials through to authorization; NoTokens knows certificates alone; AllowAll asks
+	// nobody what those may do that are known.
+	Anonymous, NoTokens, AllowAll   bool
+	TokenTTL, AllowedTTL, DeniedTTL time.Duration // how long answers hold; 0 means two minutes, five minutes, 30 seconds
+	// NoDebugging leaves out exec, attach, port-forward, logs and the lists of pods; NoSystemLogs leaves out /logs/.
+	NoDebugging, NoSystemLogs bool
 
 	Pods      Pods
 	Runtime   Runtime
@@ -90,7 +98,7 @@ func New(cfg Config) *Server {
 	if cfg.NodeLogs == "" {
 		cfg.NodeLogs = "/var/log"
 	}
-	return &Server{cfg: cfg, auth: newGuard(cfg.NodeName, cfg.ClientCAs, cfg.Reviews), started: time.Now()}
+	return &Server{cfg: cfg, auth: newGuard(&cfg), started: time.Now()}
 }
 
 // Run serves until ctx ends. It fails at once if a port is in use.
@@ -101,10 +109,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	api := &http.Server{
 		Handler: s.Handler(), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 90 * time.Second, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
-		TLSConfig: &tls.Config{
-			MinVersion: tls.VersionTLS12, GetCertificate: s.cfg.Certificate, NextProtos: []string{"h2", "http/1.1"},
-			ClientAuth: tls.RequestClientCert, ClientCAs: s.cfg.ClientCAs, // verified in authenticate, where other ways in are known too
-		},
+		TLSConfig:   s.tls(),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	failed := make(chan error, 2)
@@ -133,6 +138,16 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 }
 
+func (s *Server) tls() *tls.Config {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if s.cfg.TLS != nil {
+		c = s.cfg.TLS.Clone()
+	}
+	c.GetCertificate, c.NextProtos = s.cfg.Certificate, []string{"h2", "http/1.1"}
+	c.ClientAuth, c.ClientCAs = tls.RequestClientCert, s.cfg.ClientCAs // verified in authenticate, where other ways in are known too
+	return c
+}
+
 func listen(ctx context.Context, address string) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
@@ -150,25 +165,29 @@ func (s *Server) Handler() http.Handler {
 	handle("GET /healthz/{check}", s.healthz)
 	handle("GET /pods", s.pods)
 	handle("GET /pods/", s.pods)
-	handle("GET /runningpods/", s.runningPods)
-	handle("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
-	for _, method := range []string{"GET", "POST"} {
-		handle(method+" /exec/{namespace}/{pod}/{container}", s.exec)
-		handle(method+" /exec/{namespace}/{pod}/{uid}/{container}", s.exec)
-		handle(method+" /attach/{namespace}/{pod}/{container}", s.attach)
-		handle(method+" /attach/{namespace}/{pod}/{uid}/{container}", s.attach)
-		handle(method+" /portForward/{namespace}/{pod}", s.portForward)
-		handle(method+" /portForward/{namespace}/{pod}/{uid}", s.portForward)
-	}
-	handle("POST /run/{namespace}/{pod}/{container}", s.run)
-	handle("POST /run/{namespace}/{pod}/{uid}/{container}", s.run)
 	handle("GET /stats/summary", s.summary)
 	handle("GET /metrics", s.metrics)
 	handle("GET /metrics/cadvisor", s.metricsCadvisor)
 	handle("GET /metrics/resource", s.metricsResource)
 	handle("GET /metrics/probes", s.metricsProbes)
-	handle("GET /configz", s.configz)
-	mux.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(s.cfg.NodeLogs))))
+	if !s.cfg.NoDebugging {
+		handle("GET /runningpods/", s.runningPods)
+		handle("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
+		for _, method := range []string{"GET", "POST"} {
+			handle(method+" /exec/{namespace}/{pod}/{container}", s.exec)
+			handle(method+" /exec/{namespace}/{pod}/{uid}/{container}", s.exec)
+			handle(method+" /attach/{namespace}/{pod}/{container}", s.attach)
+			handle(method+" /attach/{namespace}/{pod}/{uid}/{container}", s.attach)
+			handle(method+" /portForward/{namespace}/{pod}", s.portForward)
+			handle(method+" /portForward/{namespace}/{pod}/{uid}", s.portForward)
+		}
+		handle("POST /run/{namespace}/{pod}/{container}", s.run)
+		handle("POST /run/{namespace}/{pod}/{uid}/{container}", s.run)
+		handle("GET /configz", s.configz)
+		if !s.cfg.NoSystemLogs {
+			mux.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(s.cfg.NodeLogs))))
+		}
+	}
 	return s.auth.protect(mux)
 }
 

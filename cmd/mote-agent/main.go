@@ -67,6 +67,7 @@ func run(ctx context.Context, args []string) error {
 	f.BoolVar(&standalone, "standalone", false, "run static pods alone, without a cluster")
 	f.BoolVar(&showVersion, "version", false, "print the version")
 	node.Register(f)
+	f.StringVar(&node.ConfigFile, "config", "", "the same as --kubelet-config")
 	if err := f.Parse(args); err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/mote-edge/mote/agent"
+	"github.com/mote-edge/mote/agent/kubeletconfig"
 	"github.com/mote-edge/mote/cni"
 	"github.com/mote-edge/mote/internal/kubeclient"
 	"github.com/mote-edge/mote/internal/layout"
@@ -31,27 +32,84 @@ import (
 // Flags are a node's flags as given.
 type Flags struct {
 	NodeName, PodLogDir, CgroupRoot, RuntimeEndpoint, ResolvConf, ClusterDNS string
+	ConfigFile, DropIns                                                      string
 	NodeIPs, Labels, Taints                                                  []string
-	MaxPods, KubeletPort                                                     int
+	MaxPods, KubeletPort                                                     int32
 	PodPIDs                                                                  int64
 	NoProxy                                                                  bool
+
+	set *pflag.FlagSet
 }
 
 // Register adds the flags that a node has, whichever program runs it.
 func (f *Flags) Register(fs *pflag.FlagSet) {
+	f.set = fs
+	def := kubeletconfig.Default()
+	fs.StringVar(&f.ConfigFile, "kubelet-config", "", "KubeletConfiguration file; flags win over it")
+	fs.StringVar(&f.DropIns, "kubelet-config-dir", "", "directory of *.conf files that are merged over --kubelet-config in the order of their names")
 	fs.StringVar(&f.NodeName, "node-name", "", "the node's name in the API (default the host name)")
 	fs.StringSliceVar(&f.NodeIPs, "node-ip", nil, "the node's addresses, the primary one first (default that of the default route)")
 	fs.StringSliceVar(&f.Labels, "node-labels", nil, "labels key=value that the node registers with")
 	fs.StringSliceVar(&f.Taints, "register-with-taints", nil, "taints key=value:Effect that the node registers with")
-	fs.StringVar(&f.PodLogDir, "pod-log-dir", "/var/log/pods", "where container logs go")
-	fs.StringVar(&f.CgroupRoot, "cgroup-root", "/", "cgroup below which the pods' cgroups are made")
+	fs.StringVar(&f.PodLogDir, "pod-log-dir", def.PodLogsDir, "where container logs go")
+	fs.StringVar(&f.CgroupRoot, "cgroup-root", def.CgroupRoot, "cgroup below which the pods' cgroups are made")
 	fs.StringVar(&f.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket of another runtime, unix:///run/containerd/containerd.sock (default Mote's own)")
-	fs.StringVar(&f.ResolvConf, "resolv-conf", "/etc/resolv.conf", "resolver file of the node, for pods with dnsPolicy Default")
+	fs.StringVar(&f.ResolvConf, "resolv-conf", def.ResolverConfig, "resolver file of the node, for pods with dnsPolicy Default")
 	fs.StringVar(&f.ClusterDNS, "cluster-dns", "10.43.0.10", "address of cluster DNS, answered on every node; empty turns it off")
-	fs.IntVar(&f.MaxPods, "max-pods", 110, "how many pods the node takes")
-	fs.IntVar(&f.KubeletPort, "kubelet-port", 10250, "port of the node API")
+	fs.Int32Var(&f.MaxPods, "max-pods", def.MaxPods, "how many pods the node takes")
+	fs.Int32Var(&f.KubeletPort, "kubelet-port", def.Port, "port of the node API")
 	fs.Int64Var(&f.PodPIDs, "pod-max-pids", 0, "most processes that a pod may have (default no bound)")
 	fs.BoolVar(&f.NoProxy, "disable-kube-proxy", false, "leave Services and cluster DNS to somebody else")
+}
+
+// kubelet is the configuration file with the flags over it: what is given on the command line wins, and what neither
+// gives is the flag's default.
+func (f *Flags) kubelet(clusterDomain string) (kubeletconfig.Configuration, error) {
+	loaded, err := kubeletconfig.Load(f.ConfigFile, f.DropIns)
+	if err != nil {
+		return kubeletconfig.Configuration{}, err
+	}
+	for _, note := range loaded.Notes {
+		slog.Info("kubelet configuration: " + note)
+	}
+	k := loaded.Configuration
+	over := func(flag, field string) bool { return f.set.Changed(flag) || !loaded.Given[field] }
+	take := func(flag, field string, into *string, value string) {
+		if over(flag, field) {
+			*into = value
+		}
+	}
+	take("pod-log-dir", "podLogsDir", &k.PodLogsDir, f.PodLogDir)
+	take("cgroup-root", "cgroupRoot", &k.CgroupRoot, f.CgroupRoot)
+	take("container-runtime-endpoint", "containerRuntimeEndpoint", &k.ContainerRuntimeEndpoint, f.RuntimeEndpoint)
+	take("resolv-conf", "resolvConf", &k.ResolverConfig, f.ResolvConf)
+	take("cluster-domain", "clusterDomain", &k.ClusterDomain, clusterDomain)
+	if over("max-pods", "maxPods") {
+		k.MaxPods = f.MaxPods
+	}
+	if over("kubelet-port", "port") {
+		k.Port = f.KubeletPort
+	}
+	if over("pod-max-pids", "podPidsLimit") && f.PodPIDs > 0 {
+		k.PodPidsLimit = f.PodPIDs
+	}
+	if over("cluster-dns", "clusterDNS") {
+		k.ClusterDNS = nil
+		if f.ClusterDNS != "" {
+			k.ClusterDNS = []string{f.ClusterDNS}
+		}
+	}
+	if over("register-with-taints", "registerWithTaints") {
+		k.RegisterWithTaints = nil
+		for _, s := range f.Taints {
+			t, err := taint(s)
+			if err != nil {
+				return k, err
+			}
+			k.RegisterWithTaints = append(k.RegisterWithTaints, t)
+		}
+	}
+	return k, errors.Join(k.Validate()...)
 }
 
 // Name is the node's name: as given, or the host's.
@@ -81,21 +139,21 @@ func (f *Flags) Config(dirs layout.Dirs, clusterCIDR, serviceCIDR, clusterDomain
 	if err != nil {
 		return Config{}, err
 	}
-	c := Config{NoProxy: f.NoProxy, Agent: agent.Config{
-		Dirs: dirs, NodeName: name, RuntimeEndpoint: f.RuntimeEndpoint, PodLogDir: f.PodLogDir, CgroupRoot: f.CgroupRoot, ClusterDomain: clusterDomain,
-		ResolvConf: f.ResolvConf, MaxPods: f.MaxPods, KubeletPort: f.KubeletPort, ClusterCIDR: clusterCIDR, PodPIDs: f.PodPIDs, Log: slog.Default(),
-	}}
+	kubelet, err := f.kubelet(clusterDomain)
+	if err != nil {
+		return Config{}, err
+	}
+	c := Config{NoProxy: f.NoProxy, Agent: agent.Config{Dirs: dirs, NodeName: name, Kubelet: kubelet, ClusterCIDR: clusterCIDR, Log: slog.Default()}}
 	if c.ClusterCIDR, err = netip.ParsePrefix(clusterCIDR); err != nil {
 		return c, fmt.Errorf("--cluster-cidr %q is not a range: give one like 10.42.0.0/16", clusterCIDR)
 	}
 	if c.ServiceCIDR, err = netip.ParsePrefix(serviceCIDR); err != nil {
 		return c, fmt.Errorf("--service-cidr %q is not a range: give one like 10.43.0.0/16", serviceCIDR)
 	}
-	if f.ClusterDNS != "" {
-		if c.DNS, err = netip.ParseAddr(f.ClusterDNS); err != nil {
-			return c, fmt.Errorf("--cluster-dns %q is not an address", f.ClusterDNS)
+	if dns := kubelet.ClusterDNS; len(dns) > 0 { // the first one is answered here; others are told to pods as they are
+		if c.DNS, err = netip.ParseAddr(dns[0]); err != nil {
+			return c, fmt.Errorf("--cluster-dns %q is not an address", dns[0])
 		}
-		c.Agent.ClusterDNS = []string{f.ClusterDNS}
 	}
 	for _, s := range f.NodeIPs {
 		ip, err := netip.ParseAddr(s)
@@ -106,13 +164,6 @@ func (f *Flags) Config(dirs layout.Dirs, clusterCIDR, serviceCIDR, clusterDomain
 	}
 	if c.Agent.Labels, err = labels(f.Labels); err != nil {
 		return c, err
-	}
-	for _, s := range f.Taints {
-		t, err := taint(s)
-		if err != nil {
-			return c, err
-		}
-		c.Agent.Taints = append(c.Agent.Taints, t)
 	}
 	return c, nil
 }
@@ -181,7 +232,7 @@ func newProxy(c Config) (*proxy.Proxy, error) {
 	}
 	return proxy.New(proxy.Config{
 		Client: client, NodeName: c.Agent.NodeName, ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR, DNSAddress: c.DNS,
-		ClusterDomain: c.Agent.ClusterDomain, ResolvConf: c.Agent.ResolvConf, Checkpoint: filepath.Join(c.Agent.Dirs.Run, "proxy", "snapshot.json"),
+		ClusterDomain: c.Agent.Kubelet.ClusterDomain, ResolvConf: c.Agent.Kubelet.ResolverConfig, Checkpoint: filepath.Join(c.Agent.Dirs.Run, "proxy", "snapshot.json"),
 		OnFlush: func(ctx context.Context) {
 			if err := cni.Repair(ctx, filepath.Join(c.Agent.Dirs.CNIConfig(), "10-mote.conflist")); err != nil {
 				slog.ErrorContext(ctx, "the pod network's rules are missing", "error", err)
