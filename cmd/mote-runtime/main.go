@@ -125,5 +125,6 @@ func serve(cfg runtime.Config, dirs layout.Dirs, log *slog.Logger) error {
 			log.Error("serve the admin socket", "err", err)
 		}
 	}()
-	return service.Run(ctx, image.NewService(images))
+	err = service.Run(ctx, image.NewService(images))
+	return errors.Join(err, images.Close()) // without its mark the layers are checked at the next boot
 }

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -63,8 +62,6 @@ func (s *Store) ImportFile(ctx context.Context, name string) ([]string, error) {
 }
 
 func (s *Store) importOpen(ctx context.Context, f *os.File) ([]string, error) {
-	s.removal.RLock()
-	defer s.removal.RUnlock()
 	plain, cleanup, err := s.plainFile(f)
 	if err != nil {
 		return nil, err
@@ -182,6 +179,32 @@ func (a *archive) open(name string) func(context.Context) (io.ReadCloser, error)
 	}
 }
 
+// openBlob is open for a blob, whose bytes are compared with its digest at their end.
+func (a *archive) openBlob(desc ocispec.Descriptor) func(context.Context) (io.ReadCloser, error) {
+	return func(ctx context.Context) (io.ReadCloser, error) {
+		rc, err := a.open(blobPath(desc.Digest))(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return &verifiedBlob{ReadCloser: rc, want: desc.Digest, verifier: desc.Digest.Verifier()}, nil
+	}
+}
+
+type verifiedBlob struct {
+	io.ReadCloser
+	want     digest.Digest
+	verifier digest.Verifier
+}
+
+func (v *verifiedBlob) Read(p []byte) (int, error) {
+	n, err := v.ReadCloser.Read(p)
+	_, _ = v.verifier.Write(p[:n])
+	if err == io.EOF && !v.verifier.Verified() {
+		return n, fmt.Errorf("%w: blob %s does not match its digest", ErrBadArchive, v.want)
+	}
+	return n, err
+}
+
 func sectionOffset(e *io.SectionReader) int64 {
 	_, off, _ := e.Outer()
 	return off
@@ -213,9 +236,9 @@ func (s *Store) importDocker(ctx context.Context, a *archive) ([]string, error) 
 		if err != nil {
 			return nil, err
 		}
-		layers := make([]func(context.Context) (io.ReadCloser, error), len(m.Layers))
+		layers := make([]layerSource, len(m.Layers))
 		for i, l := range m.Layers {
-			layers[i] = a.open(l)
+			layers[i].open = a.open(l)
 		}
 		id, err := s.add(ctx, config, layers, names)
 		if err != nil {
@@ -260,9 +283,9 @@ func (s *Store) importOCI(ctx context.Context, a *archive) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		layers := make([]func(context.Context) (io.ReadCloser, error), len(manifest.Layers))
+		layers := make([]layerSource, len(manifest.Layers))
 		for i, l := range manifest.Layers {
-			layers[i] = a.open(blobPath(l.Digest))
+			layers[i].open = a.openBlob(l)
 		}
 		all := names
 		for _, n := range names {
@@ -303,76 +326,22 @@ func (a *archive) blob(d digest.Digest, limit int64) ([]byte, error) {
 // ociManifest follows an index to the manifest of this machine's platform.
 func (s *Store) ociManifest(a *archive, desc ocispec.Descriptor, depth int) (ocispec.Manifest, ocispec.Descriptor, error) {
 	var m ocispec.Manifest
-	if depth > 3 {
-		return m, desc, fmt.Errorf("%w: indexes nested more than three deep", ErrBadArchive)
+	if depth > maxIndexes {
+		return m, desc, fmt.Errorf("%w: indexes nested more than %d deep", ErrBadArchive, maxIndexes)
 	}
 	data, err := a.blob(desc.Digest, s.cfg.Limits.ConfigBytes)
 	if err != nil {
 		return m, desc, err
 	}
 	if isIndex(desc.MediaType) {
-		next, err := choosePlatform(data)
+		next, err := choosePlatform(data, thisPlatform())
 		if err != nil {
 			return m, desc, err
 		}
 		return s.ociManifest(a, next, depth+1)
 	}
-	if err := json.Unmarshal(data, &m); err != nil {
-		return m, desc, fmt.Errorf("%w: manifest %s: %w", ErrBadArchive, desc.Digest, err)
-	}
-	return m, desc, nil
-}
-
-func isIndex(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageIndex || mediaType == "application/vnd.docker.distribution.manifest.list.v2+json"
-}
-
-// choosePlatform picks an index's manifest for this machine: the same operating system and architecture, or one that
-// names no platform.
-func choosePlatform(index []byte) (ocispec.Descriptor, error) {
-	var idx ocispec.Index
-	if err := json.Unmarshal(index, &idx); err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("%w: image index: %w", ErrBadArchive, err)
-	}
-	var have []string
-	for _, d := range idx.Manifests {
-		if d.Platform == nil || (d.Platform.OS == "linux" && d.Platform.Architecture == runtime.GOARCH) {
-			return d, nil
-		}
-		have = append(have, d.Platform.OS+"/"+d.Platform.Architecture)
-	}
-	return ocispec.Descriptor{}, fmt.Errorf("no image for linux/%s: this one is built for %s", runtime.GOARCH, strings.Join(have, ", "))
-}
-
-// add unpacks an image's layers and records it under the names.
-func (s *Store) add(ctx context.Context, config []byte, layers []func(context.Context) (io.ReadCloser, error), names []string) (string, error) {
-	img := Image{ID: digest.FromBytes(config).String()}
-	if err := json.Unmarshal(config, &img.Config); err != nil {
-		return "", fmt.Errorf("%w: image config: %w", ErrBadArchive, err)
-	}
-	if got, want := len(layers), len(img.Config.RootFS.DiffIDs); got != want {
-		return "", fmt.Errorf("%w: the manifest has %d layers and the config %d", ErrBadArchive, got, want)
-	}
-	if arch := img.Config.Architecture; arch != "" && arch != runtime.GOARCH {
-		return "", fmt.Errorf("the image is built for %s and this machine is %s: import one built for it", arch, runtime.GOARCH)
-	}
-	img.Size = uint64(len(config))
-	for i, open := range layers {
-		diffID := img.Config.RootFS.DiffIDs[i].String()
-		if err := s.addLayer(ctx, diffID, open); err != nil {
-			return "", err
-		}
-		info, err := s.layerInfo(diffID)
-		if err != nil {
-			return "", err
-		}
-		img.DiffIDs = append(img.DiffIDs, diffID)
-		img.Size += uint64(info.Bytes)
-	}
-	if err := s.put(img, names...); err != nil {
-		return "", err
-	}
-	return img.ID, nil
+	m, err = parseManifest(mediaType(desc.MediaType, data), data, s.cfg.Limits)
+	return m, desc, err
 }
 
 // ImportAtStart is ImportDir in the background. Until it is done, Pull waits: what is asked for may be in an archive that

@@ -10,6 +10,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
+// maxWindow is how much memory a zstd layer may ask for: level 20 of zstd needs it, the usual levels 8 MiB or less.
+const maxWindow = 32 << 20
+
 // decompress tells gzip, zstd and plain tar apart by their first bytes (media types lie in the field) and returns the
 // plain stream.
 func decompress(r io.Reader) (io.ReadCloser, error) {
@@ -26,7 +29,7 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 		}
 		return z, nil
 	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
+		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,30 +14,14 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Limits keep a hostile image from filling the machine.
-type Limits struct {
-	LayerBytes   int64 // unpacked size of one layer; default 32 GiB
-	LayerEntries int   // files in one layer; default 2,000,000
-	ConfigBytes  int64 // size of a config or manifest; default 4 MiB
-}
-
-func (l Limits) withDefaults() Limits {
-	if l.LayerBytes == 0 {
-		l.LayerBytes = 32 << 30
-	}
-	if l.LayerEntries == 0 {
-		l.LayerEntries = 2_000_000
-	}
-	if l.ConfigBytes == 0 {
-		l.ConfigBytes = 4 << 20
-	}
-	return l
-}
-
 // layerInfo is kept beside a layer's files.
 type layerInfo struct {
 	Bytes   int64 `json:"bytes"`
 	Entries int   `json:"entries"`
+	// Tree is the digest of names, types, modes, owners, sizes and link targets; see fingerprint.
+	Tree string `json:"tree"`
+	// Boot is the boot in which the layer was unpacked: after a power cut in the same boot its content is read again.
+	Boot string `json:"boot"`
 }
 
 func (s *Store) layerDir(diffID string) string {
@@ -60,10 +45,17 @@ func (s *Store) layerInfo(diffID string) (layerInfo, error) {
 	return info, nil
 }
 
-// addLayer unpacks a layer unless the store has it. open yields the blob as stored (compressed or not) and is called at
-// most once; the content must hash to diffID after decompression, or nothing is kept. Two callers with the same layer
-// unpack it once.
-func (s *Store) addLayer(ctx context.Context, diffID string, open func(context.Context) (io.ReadCloser, error)) error {
+// layerSource is one layer as an archive or a registry has it. open yields the blob as stored (compressed or not) and is
+// called at most once, if the store lacks the layer; unpacked is called when the blob is no longer needed.
+type layerSource struct {
+	open     func(context.Context) (io.ReadCloser, error)
+	unpacked func()
+}
+
+// addLayer unpacks a layer unless the store has it. The content must hash to diffID after decompression, or nothing is
+// kept. Two callers with the same layer unpack it once. below are the diff IDs of the layers under it, lowest first:
+// a directory that the layer goes through without describing it looks as it does there.
+func (s *Store) addLayer(ctx context.Context, diffID string, below []string, src layerSource) error {
 	want, err := digest.Parse(diffID)
 	if err != nil || want.Algorithm() != digest.SHA256 {
 		return fmt.Errorf("layer diff ID %q is not a sha256 digest", diffID)
@@ -72,52 +64,98 @@ func (s *Store) addLayer(ctx context.Context, diffID string, open func(context.C
 	if s.haveLayer(diffID) {
 		return nil
 	}
-	blob, err := open(ctx)
+	blob, err := src.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer blob.Close()
+	select { // decompressors and the disk: two at a time are as fast as many, and take less memory
+	case s.unpacks <- struct{}{}:
+		defer func() { <-s.unpacks }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	tmp, err := os.MkdirTemp(s.path("tmp"), "layer-")
 	if err != nil {
 		return fmt.Errorf("unpack layer: %w", err)
 	}
-	defer os.RemoveAll(tmp)
+	defer os.RemoveAll(tmp) // nothing is left of it after the rename
+	info, err := s.unpackInto(ctx, tmp, want, below, blob)
+	if err != nil {
+		return fmt.Errorf("layer %s: %w", diffID, err)
+	}
+	if src.unpacked != nil { // before the sync, so that a blob of the page cache never reaches the disk
+		src.unpacked()
+	}
+	if err := s.commitLayer(tmp, diffID, info); err != nil {
+		return fmt.Errorf("commit layer %s: %w", diffID, err)
+	}
+	return nil
+}
+
+// unpackInto fills tmp/fs and tmp/sums.
+func (s *Store) unpackInto(ctx context.Context, tmp string, want digest.Digest, below []string, blob io.Reader) (layerInfo, error) {
 	fsDir := filepath.Join(tmp, "fs")
 	if err := os.Mkdir(fsDir, 0o755); err != nil {
-		return fmt.Errorf("unpack layer: %w", err)
+		return layerInfo{}, err
+	}
+	sums, err := os.OpenFile(filepath.Join(tmp, "sums"), os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
+	if err != nil {
+		return layerInfo{}, err
+	}
+	defer sums.Close()
+	lower, err := s.lower(below)
+	if err != nil {
+		return layerInfo{}, err
 	}
 	plain, err := decompress(&contextReader{ctx: ctx, r: blob})
 	if err != nil {
-		return fmt.Errorf("layer %s: %w", diffID, err)
+		return layerInfo{}, err
 	}
 	defer plain.Close()
 	verifier := want.Verifier()
 	tee := io.TeeReader(plain, verifier)
-	info, err := unpack(tee, fsDir, s.cfg.Limits)
+	out := bufio.NewWriterSize(sums, 16<<10)
+	info, err := unpack(tee, fsDir, unpackOptions{limits: s.cfg.Limits, lower: lower, sums: out, room: s.room})
 	if err != nil {
-		return fmt.Errorf("layer %s: %w", diffID, err)
+		return info, err
 	}
-	if _, err := io.Copy(io.Discard, tee); err != nil { // padding after the archive's end belongs to the digest
-		return fmt.Errorf("layer %s: %w", diffID, err)
+	// Padding after the archive's end belongs to the digest; endless padding is a bomb.
+	if n, err := io.Copy(io.Discard, io.LimitReader(tee, maxPadding+1)); err != nil {
+		return info, err
+	} else if n > maxPadding {
+		return info, fmt.Errorf("%w: more than %d bytes follow the archive's end", ErrUnsafeLayer, maxPadding)
 	}
 	if !verifier.Verified() {
-		return fmt.Errorf("layer %s: the content does not match its digest: fetch or export the image again", diffID)
+		return info, fmt.Errorf("the content does not match its digest: fetch or export the image again")
 	}
+	if err := out.Flush(); err != nil {
+		return info, err
+	}
+	info.Tree, err = fingerprint(fsDir, nil)
+	info.Boot = s.cfg.BootID
+	return info, err
+}
+
+const maxPadding = 1 << 20 // tar programs pad to 10 KiB, some to a tape's block
+
+// commitLayer makes an unpacked layer durable, and only then present.
+func (s *Store) commitLayer(tmp, diffID string, info layerInfo) error {
 	data, err := json.Marshal(info)
 	if err != nil {
-		return fmt.Errorf("layer %s: %w", diffID, err)
+		return err
 	}
 	if err := os.WriteFile(filepath.Join(tmp, "layer.json"), data, 0o600); err != nil {
-		return fmt.Errorf("layer %s: %w", diffID, err)
+		return err
 	}
 	if err := os.Chmod(tmp, 0o700); err != nil {
-		return fmt.Errorf("layer %s: %w", diffID, err)
+		return err
 	}
 	if err := syncTree(tmp); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, s.layerDir(diffID)); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("commit layer %s: %w", diffID, err)
+		return err
 	}
 	return syncDir(s.path("layers"))
 }

@@ -2,30 +2,17 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
+	"os"
 	"path"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/errdef"
-	"oras.land/oras-go/v2/registry/remote"
-	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/errcode"
+	"golang.org/x/sys/unix"
 )
-
-// ErrDenied marks a pull that the registry refused for want of credentials.
-var ErrDenied = errors.New("pull access denied")
-
-// Auth are the credentials of one pull; all empty means anonymous, or what registries.yaml says.
-type Auth struct {
-	Username, Password, IdentityToken, RegistryToken string
-}
 
 // Pull fetches an image from its registry or one of its mirrors and returns its ID. Layers that the store has are not
 // fetched again. A place that fails is skipped for the next; the error then names them all.
@@ -41,8 +28,6 @@ func (s *Store) Pull(ctx context.Context, ref string, creds Auth) (string, error
 	if id, ok := s.arrived(ctx, ref); ok {
 		return id, nil
 	}
-	s.removal.RLock()
-	defer s.removal.RUnlock()
 	var errs []error
 	for _, e := range regs.endpoints(reference.Domain(named)) {
 		id, err := s.pullFrom(ctx, named, e, regs, creds)
@@ -50,6 +35,10 @@ func (s *Store) Pull(ctx context.Context, ref string, creds Auth) (string, error
 			return id, nil
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", e.host, err))
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, ErrTooBig) || errors.Is(err, ErrUnsafeLayer) {
+			s.tidy() // the layers that did fit
+			break    // no other place would help
+		}
 		if ctx.Err() != nil {
 			break
 		}
@@ -58,129 +47,146 @@ func (s *Store) Pull(ctx context.Context, ref string, creds Auth) (string, error
 }
 
 func (s *Store) pullFrom(ctx context.Context, named reference.Named, e endpoint, regs *Registries, creds Auth) (string, error) {
-	transport, err := regs.transport(e.host)
+	r, done, err := s.repository(e, regs, named, creds)
 	if err != nil {
 		return "", err
 	}
-	defer transport.CloseIdleConnections()
-	repo, err := remote.NewRepository(e.host + "/" + reference.Path(named))
-	if err != nil {
-		return "", err
-	}
-	repo.PlainHTTP = e.plain
-	repo.MaxMetadataBytes = s.cfg.Limits.ConfigBytes
-	repo.Client = &auth.Client{
-		Client: &http.Client{Transport: transport},
-		Header: http.Header{"User-Agent": {"mote-runtime"}},
-		Cache:  auth.NewSingleContextCache(),
-		Credential: func(context.Context, string) (auth.Credential, error) {
-			return credential(creds, regs.Configs[e.host].Auth), nil
-		},
-	}
+	defer done()
 	version := "latest"
-	switch r := named.(type) {
+	switch v := named.(type) {
 	case reference.Digested:
-		version = r.Digest().String()
+		version = v.Digest().String()
 	case reference.Tagged:
-		version = r.Tag()
+		version = v.Tag()
 	}
-	desc, manifest, err := s.fetchManifest(ctx, repo, version)
+	top, manifest, err := s.resolve(ctx, r, version)
 	if err != nil {
-		return "", explain(err)
+		return "", err
 	}
-	config, err := s.fetchSmall(ctx, repo, manifest.Config)
+	config, err := r.config(ctx, manifest.Config)
 	if err != nil {
-		return "", explain(err)
+		return "", err
 	}
-	layers := make([]func(context.Context) (io.ReadCloser, error), len(manifest.Layers))
-	for i, l := range manifest.Layers {
-		layers[i] = func(ctx context.Context) (io.ReadCloser, error) {
-			rc, err := repo.Blobs().Fetch(ctx, l)
-			if err != nil {
-				return nil, explain(err)
-			}
-			return &verifiedBlob{r: content.NewVerifyReader(rc, l), c: rc}, nil
-		}
+	parsed, err := parseConfig(config, len(manifest.Layers))
+	if err != nil {
+		return "", err
 	}
-	names := []string{reference.TrimNamed(named).String() + "@" + desc.Digest.String()}
+	// The digest that the tag pointed to, the index's when there is one: that is what users quote.
+	names := []string{reference.TrimNamed(named).String() + "@" + top.String()}
 	if _, digested := named.(reference.Digested); !digested {
 		names = append(names, named.String())
 	}
-	return s.add(ctx, config, layers, names)
-}
-
-// credential prefers what came with the pull (an image pull secret) over the node's own configuration.
-func credential(a Auth, c *RegistryAuth) auth.Credential {
-	if a == (Auth{}) && c != nil {
-		a = Auth{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken}
+	defer s.hold(parsed)()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	layers := make([]layerSource, len(manifest.Layers))
+	for i, l := range manifest.Layers {
+		layers[i] = s.startFetch(ctx, r, l, parsed.RootFS.DiffIDs[i].String())
 	}
-	return auth.Credential{Username: a.Username, Password: a.Password, RefreshToken: a.IdentityToken, AccessToken: a.RegistryToken}
-}
-
-// verifiedBlob hands out a layer blob and fails at its end if the bytes don't match the descriptor.
-type verifiedBlob struct {
-	r *content.VerifyReader
-	c io.Closer
-}
-
-func (v *verifiedBlob) Read(p []byte) (int, error) {
-	n, err := v.r.Read(p)
-	if errors.Is(err, io.EOF) {
-		if verr := v.r.Verify(); verr != nil {
-			return n, fmt.Errorf("the registry sent a blob that does not match its digest: %w", verr)
+	id, err := s.add(ctx, config, layers, names)
+	cancel()
+	for i, l := range layers { // wait for downloads that were given up, and close what they opened
+		if f, ferr := l.open(context.WithoutCancel(ctx)); ferr == nil {
+			f.Close()
+			if s.haveLayer(parsed.RootFS.DiffIDs[i].String()) { // another pull was faster
+				l.unpacked()
+			}
 		}
 	}
-	return n, err
+	return id, err
 }
 
-func (v *verifiedBlob) Close() error { return v.c.Close() }
-
-// fetchManifest resolves a tag or digest to this machine's image manifest. The descriptor is what the tag pointed to:
-// the index's when there is one, since that is the digest that users quote.
-func (s *Store) fetchManifest(ctx context.Context, repo *remote.Repository, version string) (ocispec.Descriptor, ocispec.Manifest, error) {
-	var m ocispec.Manifest
-	top, err := repo.Resolve(ctx, version)
-	if err != nil {
-		return top, m, err
+// startFetch downloads a layer in the background: unpacking goes from the lowest layer up, the network needn't.
+func (s *Store) startFetch(ctx context.Context, r *repository, desc ocispec.Descriptor, diffID string) layerSource {
+	type result struct {
+		f   *os.File
+		err error
 	}
-	for desc, depth := top, 0; ; depth++ {
-		if depth > 3 {
-			return top, m, fmt.Errorf("%w: indexes nested more than three deep", ErrBadArchive)
+	got := make(chan result, 1)
+	if s.haveLayer(diffID) {
+		got <- result{err: fmt.Errorf("layer %s is being removed: pull again", diffID)}
+	} else {
+		go func() {
+			f, err := s.fetch(ctx, r, desc)
+			got <- result{f, err}
+		}()
+	}
+	return layerSource{
+		open: func(ctx context.Context) (io.ReadCloser, error) {
+			select {
+			case res := <-got:
+				got <- result{err: os.ErrClosed}
+				if res.err != nil {
+					return nil, res.err
+				}
+				return res.f, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		},
+		unpacked: func() { s.dropBlob(desc.Digest) },
+	}
+}
+
+// resolve follows a tag or digest through indexes to this machine's image manifest. The digest returned is that of what
+// the tag points to.
+func (s *Store) resolve(ctx context.Context, r *repository, version string) (digest.Digest, ocispec.Manifest, error) {
+	var top digest.Digest
+	for depth := 0; ; depth++ {
+		if depth > maxIndexes {
+			return top, ocispec.Manifest{}, fmt.Errorf("%w: indexes nested more than %d deep", ErrBadArchive, maxIndexes)
 		}
-		data, err := s.fetchSmall(ctx, repo, desc)
+		desc, data, err := r.manifest(ctx, version)
 		if err != nil {
-			return top, m, err
+			return top, ocispec.Manifest{}, err
+		}
+		if depth == 0 {
+			top = desc.Digest
 		}
 		if !isIndex(desc.MediaType) {
-			if err := json.Unmarshal(data, &m); err != nil {
-				return top, m, fmt.Errorf("manifest %s: %w", desc.Digest, err)
-			}
-			return top, m, nil
-		}
-		if desc, err = choosePlatform(data); err != nil {
+			m, err := parseManifest(desc.MediaType, data, s.cfg.Limits)
 			return top, m, err
 		}
+		next, err := choosePlatform(data, thisPlatform())
+		if err != nil {
+			return top, ocispec.Manifest{}, err
+		}
+		version = next.Digest.String()
 	}
 }
 
-// fetchSmall returns a manifest or config whole, verified.
-func (s *Store) fetchSmall(ctx context.Context, repo *remote.Repository, desc ocispec.Descriptor) ([]byte, error) {
-	if desc.Size > s.cfg.Limits.ConfigBytes {
-		return nil, fmt.Errorf("%s has %d bytes, more than the %d allowed", desc.Digest, desc.Size, s.cfg.Limits.ConfigBytes)
-	}
-	return content.FetchAll(ctx, repo, desc)
-}
+const maxIndexes = 3
 
-// explain turns a registry's answer into words that people search for.
-func explain(err error) error {
-	var resp *errcode.ErrorResponse
-	switch {
-	case errors.As(err, &resp) && (resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden):
-		return fmt.Errorf("%w, repository does not exist or may require authorization: %w", ErrDenied, err)
-	case errors.Is(err, errdef.ErrNotFound):
-		return fmt.Errorf("%w: %w", ErrNotFound, err)
+// add unpacks an image's layers and records it under the names.
+func (s *Store) add(ctx context.Context, config []byte, layers []layerSource, names []string) (string, error) {
+	img := Image{ID: digest.FromBytes(config).String()}
+	var err error
+	if img.Config, err = parseConfig(config, len(layers)); err != nil {
+		return "", err
 	}
-	return err
+	if len(layers) > s.cfg.Limits.Layers {
+		return "", fmt.Errorf("%w: %d layers, %d are allowed", ErrTooBig, len(layers), s.cfg.Limits.Layers)
+	}
+	defer s.hold(img.Config)()
+	img.Size = uint64(len(config))
+	for i, src := range layers {
+		diffID := img.Config.RootFS.DiffIDs[i].String()
+		if err := s.addLayer(ctx, diffID, img.DiffIDs, src); err != nil {
+			return "", err
+		}
+		info, err := s.layerInfo(diffID)
+		if err != nil {
+			return "", err
+		}
+		img.DiffIDs = append(img.DiffIDs, diffID)
+		if img.Size += uint64(info.Bytes); img.Size > uint64(s.cfg.Limits.ImageBytes) {
+			return "", fmt.Errorf("%w: more than %d bytes unpacked", ErrTooBig, s.cfg.Limits.ImageBytes)
+		}
+	}
+	if err := s.put(img, names...); err != nil {
+		return "", err
+	}
+	return img.ID, nil
 }
 
 // digestReference spells "name@digest" for a name that may carry a tag.

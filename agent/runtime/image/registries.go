@@ -5,11 +5,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpproxy"
 	"sigs.k8s.io/yaml"
 )
 
@@ -17,7 +20,7 @@ import (
 //
 //	mirrors:
 //	  docker.io:                       # or "*", for every registry
-//	    endpoints: [http://10.0.0.5:5000]
+//	    endpoints: [http://10.0.0.5:5000, https://harbor.example.com/hub]   # a path goes before the image's name
 //	configs:
 //	  registry.example.com:
 //	    auth: {username: u, password: p}
@@ -81,9 +84,14 @@ func loadRegistries(path string) (*Registries, error) {
 
 // endpoint is one place to pull from.
 type endpoint struct {
-	host  string
-	plain bool // http
+	host   string
+	prefix string // of repository names, "" or "project/"
+	plain  bool   // http
+	mirror bool
 }
+
+// hubHost is where docker.io's API is.
+const hubHost = "registry-1.docker.io"
 
 // endpoints returns where to look for a registry's images: mirrors first, then the registry.
 func (r *Registries) endpoints(registry string) []endpoint {
@@ -97,23 +105,60 @@ func (r *Registries) endpoints(registry string) []endpoint {
 		if err != nil {
 			continue // loadRegistries refused it
 		}
-		out = append(out, endpoint{host: u.Host, plain: u.Scheme == "http"})
+		prefix := strings.Trim(u.Path, "/")
+		if prefix == "v2" {
+			prefix = ""
+		}
+		if prefix = strings.TrimPrefix(prefix, "v2/"); prefix != "" {
+			prefix += "/"
+		}
+		out = append(out, endpoint{host: u.Host, prefix: prefix, plain: u.Scheme == "http", mirror: true})
 	}
 	host := registry
 	if host == "docker.io" {
-		host = "registry-1.docker.io"
+		host = hubHost
 	}
-	return append(out, endpoint{host: host})
+	// A registry on this machine speaks HTTP unless the configuration says how to trust it, as it does with other runtimes.
+	return append(out, endpoint{host: host, plain: loopback(host) && r.config(host).TLS == nil})
+}
+
+// config returns what is configured for a host; docker.io's API host goes by either name.
+func (r *Registries) config(host string) RegistryConfig {
+	c, ok := r.Configs[host]
+	if !ok && host == hubHost {
+		c = r.Configs["docker.io"]
+	}
+	return c
+}
+
+func loopback(host string) bool {
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		name = host
+	}
+	ip := net.ParseIP(strings.Trim(name, "[]"))
+	return name == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// proxyFromEnvironment is HTTPS_PROXY and its relatives as they are now, not as they were at the first request.
+func proxyFromEnvironment() func(*http.Request) (*url.URL, error) {
+	proxy := httpproxy.FromEnvironment().ProxyFunc()
+	return func(r *http.Request) (*url.URL, error) { return proxy(r.URL) }
 }
 
 // transport builds the HTTP client of one endpoint.
 func (r *Registries) transport(host string) (*http.Transport, error) {
 	t := &http.Transport{
-		Proxy: http.ProxyFromEnvironment, ResponseHeaderTimeout: 30 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
+		Proxy: proxyFromEnvironment(), ResponseHeaderTimeout: 30 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
+		DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		// Nothing idles between pulls: connections would keep goroutines and buffers.
 		IdleConnTimeout: 5 * time.Second,
+		// HTTP/2 would buffer megabytes a connection, for streams that we don't have.
+		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
+		// What a registry says besides the content is short.
+		MaxResponseHeaderBytes: 64 << 10,
 	}
-	c := r.Configs[host].TLS
+	c := r.config(host).TLS
 	if c == nil {
 		return t, nil
 	}

@@ -5,11 +5,14 @@
 //
 //	images/<config digest>.json   one record an image: names, config, layers; written atomically
 //	layers/<diff ID>/fs           an unpacked layer; renamed into place after its filesystem was synced
+//	layers/<diff ID>/{layer.json,sums}   what it held, to check it after a power cut
+//	blobs/<algorithm>-<digest>    a layer on its way, perhaps in part: kept over restarts until it is unpacked
 //	snapshots/<key>/{upper,work,rootfs,snapshot.json}
+//	boot.json                     how the last run ended
 //	tmp/                          work in progress; emptied by Open
 //
 // A layer directory that exists under its final name is complete: it was verified against its diff ID, synced, and only
-// then renamed.
+// then renamed. After a shutdown without notice it is checked again.
 //
 // Reads:  archives, registries, registries.yaml.
 // Writes: everything below Config.Dir, and the mounts of snapshots.
@@ -22,10 +25,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -43,6 +48,8 @@ type Config struct {
 	Dir        string       // absolute; created when missing
 	Registries string       // path of registries.yaml; may be missing
 	Limits     Limits       // zero fields take defaults
+	Downloads  int          // blobs fetched at once; default 3
+	BootID     string       // empty: the kernel's
 	Log        *slog.Logger // nil: slog.Default
 }
 
@@ -67,7 +74,12 @@ type Store struct {
 	// starting is closed when the import at the start is done; nil when there was none.
 	starting chan struct{}
 	layerMu  keyedMutex // one unpacker a layer
+	blobMu   keyedMutex // one download a blob
 	removal  sync.RWMutex
+	busyMu   sync.Mutex
+	busy     map[string]int // layers of images that are being added
+
+	downloads, unpacks chan struct{}
 }
 
 // Open opens the store and throws away work that a crash left half done.
@@ -76,22 +88,59 @@ func Open(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("image store directory %q is not an absolute path", cfg.Dir)
 	}
 	cfg.Limits = cfg.Limits.withDefaults()
-	s := &Store{cfg: cfg, log: cfg.Log, images: map[string]*Image{}}
+	if cfg.Downloads <= 0 {
+		cfg.Downloads = 3
+	}
+	if cfg.BootID == "" {
+		var err error
+		if cfg.BootID, err = currentBoot(); err != nil {
+			return nil, err
+		}
+	}
+	s := &Store{
+		cfg: cfg, log: cfg.Log, images: map[string]*Image{}, busy: map[string]int{},
+		downloads: make(chan struct{}, cfg.Downloads), unpacks: make(chan struct{}, 2),
+	}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	if err := os.RemoveAll(s.path("tmp")); err != nil {
+	if err := s.emptyTmp(); err != nil {
 		return nil, fmt.Errorf("empty the image store's work directory: %w", err)
 	}
-	for _, d := range []string{"images", "layers", "snapshots", "tmp"} {
+	for _, d := range []string{"images", "layers", "blobs", "snapshots", "tmp"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return nil, fmt.Errorf("create the image store: %w", err)
 		}
 	}
+	if crashed := s.lastBoot(); crashed != "" {
+		if err := s.recheck(crashed); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.mark(false); err != nil {
+		return nil, err
+	}
 	if err := s.load(); err != nil {
 		return nil, err
 	}
-	return s, nil
+	return s, s.dropOld()
+}
+
+// emptyTmp removes half-done work. A view of the layers may be mounted in it, left by a runtime that died: deleting
+// through it would delete the layers.
+func (s *Store) emptyTmp() error {
+	entries, err := os.ReadDir(s.path("tmp"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := errors.Join(UnmountPath(s.path("tmp", e.Name(), "rootfs")), UnmountPath(s.path("tmp", e.Name()))); err != nil {
+				return err
+			}
+		}
+	}
+	return os.RemoveAll(s.path("tmp"))
 }
 
 func (s *Store) path(elem ...string) string {
@@ -179,7 +228,7 @@ func (s *Store) find(ref string) (*Image, error) {
 	if img, ok := s.images["sha256:"+ref]; ok {
 		return img, nil
 	}
-	if strings.HasPrefix(ref, "sha256:") {
+	if strings.HasPrefix(ref, "sha256:") || fullID.MatchString(ref) {
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, ref)
 	}
 	name, err := Normalize(ref)
@@ -193,6 +242,9 @@ func (s *Store) find(ref string) (*Image, error) {
 	}
 	return nil, fmt.Errorf("%w: %s", ErrNotFound, name)
 }
+
+// fullID is an image's ID without its algorithm; a repository can't be called that.
+var fullID = regexp.MustCompile(`^[a-f0-9]{64}$`)
 
 // Normalize spells a reference out in full: "busybox" becomes "docker.io/library/busybox:latest". A reference with both
 // tag and digest keeps the digest alone, as every runtime does.
@@ -261,22 +313,62 @@ func (s *Store) write(img *Image) error {
 // Remove takes an image away, by ID or by any of its names, with every name it has; layers that no other image or
 // snapshot needs go too. An image that isn't there is success.
 func (s *Store) Remove(ref string) error {
-	s.removal.Lock() // no import or mount may rely on a layer that is being collected
+	gone, err := s.remove(ref)
+	for _, dir := range gone { // without the lock: a large layer takes its time, and containers must start meanwhile
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
+}
+
+func (s *Store) remove(ref string) (gone []string, err error) {
+	s.removal.Lock() // nobody may begin to rely on a layer that is being collected
 	defer s.removal.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	img, err := s.find(ref)
 	if errors.Is(err, ErrNotFound) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := os.Remove(s.recordPath(img.ID)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove image record: %w", err)
+		return nil, fmt.Errorf("remove image record: %w", err)
 	}
 	delete(s.images, img.ID)
-	return s.collectLayers()
+	return s.collectLayers(0)
+}
+
+// tidy removes layers that nothing refers to, after a pull or import that can't be finished.
+func (s *Store) tidy() {
+	s.removal.Lock()
+	s.mu.Lock()
+	gone, err := s.collectLayers(0)
+	s.mu.Unlock()
+	s.removal.Unlock()
+	for _, dir := range gone {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	if err != nil {
+		s.log.Warn("unused layers not removed", "error", err)
+	}
+}
+
+// hold keeps an image's layers from being collected until the function that it returns is called.
+func (s *Store) hold(img ocispec.Image) func() {
+	add := func(n int) {
+		s.busyMu.Lock()
+		defer s.busyMu.Unlock()
+		for _, d := range img.RootFS.DiffIDs {
+			if s.busy[d.String()] += n; s.busy[d.String()] == 0 {
+				delete(s.busy, d.String())
+			}
+		}
+	}
+	s.removal.RLock() // not between a collection's look and its deed
+	defer s.removal.RUnlock()
+	add(1)
+	return func() { add(-1) }
 }
 
 // Untag takes one name away; the image itself goes with its last name.
@@ -302,9 +394,15 @@ func (s *Store) Untag(ref string) error {
 	return s.Remove(ref)
 }
 
-// collectLayers removes layers that nothing refers to. Called with removal and mu held.
-func (s *Store) collectLayers() error {
+// collectLayers moves layers away that nothing refers to and that are older than age, and returns where they are now, to
+// be deleted. Called with removal and mu held.
+func (s *Store) collectLayers(age time.Duration) (gone []string, err error) {
 	used := map[string]bool{}
+	s.busyMu.Lock()
+	for d := range s.busy {
+		used[d] = true
+	}
+	s.busyMu.Unlock()
 	for _, img := range s.images {
 		for _, d := range img.DiffIDs {
 			used[d] = true
@@ -312,7 +410,7 @@ func (s *Store) collectLayers() error {
 	}
 	snaps, err := s.snapshots()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, snap := range snaps {
 		for _, d := range snap.DiffIDs {
@@ -321,23 +419,44 @@ func (s *Store) collectLayers() error {
 	}
 	entries, err := os.ReadDir(s.path("layers"))
 	if err != nil {
-		return fmt.Errorf("read the layers: %w", err)
+		return nil, fmt.Errorf("read the layers: %w", err)
 	}
+	mounted := "" // read once there is something to remove
 	for _, e := range entries {
 		if used["sha256:"+e.Name()] {
 			continue
 		}
-		// Renamed first: a crash must not leave half a layer under its final name.
-		gone, err := os.MkdirTemp(s.path("tmp"), "gone-")
+		if st, err := e.Info(); err != nil || time.Since(st.ModTime()) < age {
+			continue
+		}
+		if mounted == "" {
+			data, err := os.ReadFile("/proc/self/mountinfo")
+			if err != nil {
+				return gone, fmt.Errorf("remove layer: %w", err)
+			}
+			mounted = string(data)
+		}
+		// An image volume has no snapshot: its mount is what keeps the layer.
+		if strings.Contains(mounted, "/"+e.Name()+"/fs") {
+			continue
+		}
+		dir, err := s.moveLayer(e.Name())
 		if err != nil {
-			return fmt.Errorf("remove layer: %w", err)
+			return gone, err
 		}
-		if err := os.Rename(s.path("layers", e.Name()), filepath.Join(gone, "layer")); err != nil {
-			return fmt.Errorf("remove layer: %w", err)
-		}
-		if err := os.RemoveAll(gone); err != nil {
-			return fmt.Errorf("remove layer: %w", err)
-		}
+		gone = append(gone, dir)
 	}
-	return nil
+	return gone, nil
+}
+
+// moveLayer takes layers/<name> out of the way, to be deleted: a crash must not leave half a layer under its final name.
+func (s *Store) moveLayer(name string) (string, error) {
+	dir, err := os.MkdirTemp(s.path("tmp"), "gone-")
+	if err != nil {
+		return "", fmt.Errorf("remove layer: %w", err)
+	}
+	if err := os.Rename(s.path("layers", name), filepath.Join(dir, "layer")); err != nil {
+		return "", fmt.Errorf("remove layer: %w", err)
+	}
+	return dir, nil
 }

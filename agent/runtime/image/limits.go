@@ -1,0 +1,58 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrTooBig marks an image that passes one of the limits.
+var ErrTooBig = errors.New("image exceeds a limit")
+
+// Limits keep a hostile image from filling the machine.
+type Limits struct {
+	ImageBytes   int64 // unpacked size of all layers of an image; default 64 GiB
+	LayerBytes   int64 // unpacked size of one layer; default 32 GiB
+	FileBytes    int64 // size of one file; default 16 GiB
+	LayerEntries int   // files in one layer; default 1,000,000
+	Layers       int   // layers of one image; default 256 (overlayfs itself takes 500)
+	ConfigBytes  int64 // size of a config or manifest; default 4 MiB
+}
+
+const maxDirs = 200_000 // directories in one layer: each costs memory until the layer is unpacked
+
+func (l Limits) withDefaults() Limits {
+	set := func(v *int64, d int64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	set(&l.ImageBytes, 64<<30)
+	set(&l.LayerBytes, 32<<30)
+	set(&l.FileBytes, 16<<30)
+	set(&l.ConfigBytes, 4<<20)
+	if l.LayerEntries == 0 {
+		l.LayerEntries = 1_000_000
+	}
+	if l.Layers == 0 {
+		l.Layers = 256
+	}
+	return l
+}
+
+// room fails if writing n more bytes would leave the disk with less than a small reserve: the rest of the node must be
+// able to write its records when an image is larger than the disk, or a bomb.
+func (s *Store) room(n int64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.cfg.Dir, &st); err != nil {
+		return fmt.Errorf("statfs %s: %w", s.cfg.Dir, err)
+	}
+	total, free := int64(st.Blocks)*int64(st.Bsize), int64(st.Bavail)*int64(st.Bsize)
+	reserve := min(total/100, 256<<20)
+	if free-reserve < n {
+		return fmt.Errorf("%w: %s has %d bytes free, %d more are needed and %d stay reserved: remove images or files, or give it a larger disk",
+			unix.ENOSPC, s.cfg.Dir, free, n, reserve)
+	}
+	return nil
+}
