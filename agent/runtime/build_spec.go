@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/mote-edge/mote/agent/runtime/image"
 	"github.com/mote-edge/mote/agent/runtime/spec"
@@ -202,18 +203,34 @@ func propagation(path string) (shared, slave bool, err error) {
 	return shared, slave, nil
 }
 
-// imageVolume mounts an image read-only for a container and returns the directory to bind.
-func (s *Service) imageVolume(sb *sandbox, c *container, m *cri.Mount, purpose specPurpose) (string, error) {
+// imageVolume mounts an image read-only for a container and returns the directory to bind. A draft finds out whether that
+// will work. The kubelet tells such an error apart by its first word.
+func (s *Service) imageVolume(sb *sandbox, c *container, m *cri.Mount, purpose specPurpose) (_ string, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%w: %w", crierrors.ErrImageVolumeMountFailed, err)
+		}
+	}()
+	if !m.Readonly {
+		return "", fmt.Errorf("the image volume at %q must be readonly: %w", m.ContainerPath, errInvalid)
+	}
+	if m.HostPath != "" {
+		return "", fmt.Errorf("the image volume at %q can't have a host path: %w", m.ContainerPath, errInvalid)
+	}
+	if filepath.IsAbs(m.ImageSubPath) || strings.Contains("/"+m.ImageSubPath+"/", "/../") {
+		return "", fmt.Errorf("sub path %q leaves the image: %w", m.ImageSubPath, errInvalid)
+	}
 	img, err := s.cfg.Images.Get(m.Image.Image)
 	if err != nil {
-		return "", fmt.Errorf("image volume %q: %w", m.Image.Image, err)
+		return "", fmt.Errorf("image %q: %w", m.Image.Image, err)
 	}
+	m.Image.ImageRef = img.ID
 	if purpose == specDraft {
-		return "/", nil
+		return "/", s.checkSubPath(c, img.ID, m.ImageSubPath)
 	}
 	target := filepath.Join(s.cfg.RunDir, "ctr", c.rec.ID, "volumes", fmt.Sprint(len(c.rec.Volumes)))
 	if err := os.MkdirAll(target, 0o700); err != nil {
-		return "", fmt.Errorf("image volume: %w", err)
+		return "", err
 	}
 	c.mu.Lock()
 	c.rec.Volumes = append(c.rec.Volumes, target)
@@ -230,12 +247,30 @@ func (s *Service) imageVolume(sb *sandbox, c *container, m *cri.Mount, purpose s
 	if err != nil {
 		return "", err
 	}
-	m.Readonly = true
 	if m.ImageSubPath == "" {
 		return target, nil
 	}
-	if filepath.IsAbs(m.ImageSubPath) || strings.Contains("/"+m.ImageSubPath+"/", "/../") {
-		return "", fmt.Errorf("image volume: sub path %q leaves the image: %w", m.ImageSubPath, errInvalid)
-	}
 	return resolveInRoot(target, m.ImageSubPath)
+}
+
+// checkSubPath looks for a path in an image, mounted for that alone.
+func (s *Service) checkSubPath(c *container, imageID, path string) (err error) {
+	if path == "" {
+		return nil
+	}
+	target := filepath.Join(s.cfg.RunDir, "ctr", c.rec.ID, "check")
+	if err := os.MkdirAll(target, 0o700); err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, image.UnmountPath(target), os.Remove(target))
+		_ = os.Remove(filepath.Dir(target)) // unless something else is in it
+	}()
+	if err := s.cfg.Images.MountImage(imageID, target); err != nil {
+		return err
+	}
+	if _, err := resolveInRoot(target, path); err != nil {
+		return fmt.Errorf("sub path %q in the image: %w", path, err)
+	}
+	return nil
 }

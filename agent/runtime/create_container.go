@@ -30,6 +30,9 @@ func (s *Service) CreateContainer(_ context.Context, req *cri.CreateContainerReq
 	if !ready {
 		return nil, fmt.Errorf("sandbox %q is not ready: %w", sb.rec.ID, errState)
 	}
+	if config.GetLinux().GetSecurityContext().GetPrivileged() && !sb.config.GetLinux().GetSecurityContext().GetPrivileged() {
+		return nil, fmt.Errorf("no privileged container allowed in sandbox %q: %w", sb.rec.ID, errInvalid)
+	}
 	img, err := s.cfg.Images.Get(config.Image.Image)
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", config.Image.Image, err)

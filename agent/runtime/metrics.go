@@ -61,14 +61,16 @@ func (s *Service) ListMetricDescriptors(context.Context, *cri.ListMetricDescript
 
 func (s *Service) listMetrics() []*cri.PodSandboxMetrics {
 	byPod := map[string]*cri.PodSandboxMetrics{}
+	for _, sb := range s.listSandboxes(&cri.PodSandboxFilter{State: &cri.PodSandboxStateValue{State: cri.PodSandboxState_SANDBOX_READY}}) {
+		byPod[sb.Id] = &cri.PodSandboxMetrics{PodSandboxId: sb.Id}
+	}
 	for _, c := range s.allContainers() {
 		if c.state() != stateRunning {
 			continue
 		}
 		pod := byPod[c.rec.SandboxID]
 		if pod == nil {
-			pod = &cri.PodSandboxMetrics{PodSandboxId: c.rec.SandboxID}
-			byPod[c.rec.SandboxID] = pod
+			continue // it is ending
 		}
 		stats := s.containerStats(c)
 		labels := []string{c.rec.Cgroup, c.config.GetMetadata().GetName(), c.config.GetImage().GetUserSpecifiedImage()}

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -218,7 +219,7 @@ func (s *Service) release(id string) {
 func (s *Service) sandbox(id string) (*sandbox, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if sb := s.sandboxes[id]; sb != nil {
+	if sb := byID(s.sandboxes, id); sb != nil {
 		return sb, nil
 	}
 	return nil, fmt.Errorf("sandbox %q: %w", id, errNotFound)
@@ -227,10 +228,28 @@ func (s *Service) sandbox(id string) (*sandbox, error) {
 func (s *Service) container(id string) (*container, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if c := s.containers[id]; c != nil {
+	if c := byID(s.containers, id); c != nil {
 		return c, nil
 	}
 	return nil, fmt.Errorf("container %q: %w", id, errNotFound)
+}
+
+// byID finds by a full ID, or by a beginning that fits one alone: people type what crictl prints.
+func byID[T any](all map[string]*T, id string) *T {
+	if found := all[id]; found != nil || id == "" {
+		return found
+	}
+	var only *T
+	for full, each := range all {
+		if !strings.HasPrefix(full, id) {
+			continue
+		}
+		if only != nil {
+			return nil
+		}
+		only = each
+	}
+	return only
 }
 
 // containersOf returns a sandbox's containers.

@@ -39,7 +39,7 @@ func TestCritest(t *testing.T) {
 	serveImages(t, dir)
 	args := []string{
 		filepath.Join(peers(), "critest"), "-runtime-endpoint", "unix://" + shared.socket, "-image-endpoint", "unix://" + shared.socket,
-		"-report-dir", dir, "-ginkgo.no-color", "-ginkgo.seed", "1", "-config", filepath.Join(dir, "none.yaml"),
+		"-ginkgo.junit-report", filepath.Join(dir, "report.xml"), "-ginkgo.no-color", "-ginkgo.seed", "1", "-config", filepath.Join(dir, "none.yaml"),
 	}
 	if focus != "1" {
 		args = append(args, "-ginkgo.focus", focus)
@@ -55,13 +55,9 @@ func TestCritest(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	files, _ := filepath.Glob(filepath.Join(dir, "junit*.xml"))
-	if len(files) == 0 {
-		t.Fatalf("critest left no report: %v\n%s", runErr, out)
-	}
-	raw, err := os.ReadFile(files[0])
+	raw, err := os.ReadFile(filepath.Join(dir, "report.xml"))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("critest left no report: %v: %v\n%s", err, runErr, out)
 	}
 	var report junit
 	if err := xml.Unmarshal(raw, &report); err != nil {

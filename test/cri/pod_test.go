@@ -152,6 +152,9 @@ func (c *ctr) logs() string {
 	raw, _ := os.ReadFile(c.logPath)
 	var out strings.Builder
 	for line := range strings.Lines(string(raw)) {
+		if !strings.HasSuffix(line, "\n") {
+			break // it is being written
+		}
 		fields := strings.SplitN(line, " ", 4)
 		if len(fields) < 4 {
 			c.t.Errorf("malformed log line %q", line)

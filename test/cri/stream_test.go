@@ -131,7 +131,9 @@ func TestExecTerminal(t *testing.T) {
 			size := make(sizes, 1)
 			size <- remotecommand.TerminalSize{Width: 111, Height: 33}
 			var out bytes.Buffer
-			if err := stream(t, d, reply.Url, remotecommand.StreamOptions{Stdin: strings.NewReader("word\n"), Stdout: &out, Tty: true, TerminalSizeQueue: size}); err != nil {
+			in, feed := io.Pipe() // never closed: with a terminal that means to detach
+			go func() { _, _ = io.WriteString(feed, "word\n") }()
+			if err := stream(t, d, reply.Url, remotecommand.StreamOptions{Stdin: in, Stdout: &out, Tty: true, TerminalSizeQueue: size}); err != nil {
 				t.Errorf("stream: %v", err)
 			}
 			if !strings.Contains(out.String(), "/dev/pts/") || !strings.Contains(out.String(), "got word xterm\r\n") {
@@ -180,7 +182,9 @@ func TestAttach(t *testing.T) {
 					_, _ = io.WriteString(feed, "one\n")
 					eventually(t, "the first answer", func() bool { return strings.Contains(out.String(), "heard one") })
 					_, _ = io.WriteString(feed, "two\n")
-					_ = feed.Close()
+					if !tty { // with a terminal that means to detach
+						_ = feed.Close()
+					}
 				}()
 				options := remotecommand.StreamOptions{Stdin: in, Stdout: &out, Tty: tty}
 				if !tty {
