@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"strings"
 
 	"k8s.io/client-go/rest"
@@ -29,6 +30,8 @@ type Config struct {
 	// containerRuntimeEndpoint is Dirs.RuntimeSocket(), where mote-runtime is started through mote-hold unless it answers;
 	// an empty staticPodPath is Dirs.StaticPods().
 	Kubelet kubeletconfig.Configuration
+	// KubeletDir is where plugins look for the kubelet; empty means Dirs.Kubelet().
+	KubeletDir string
 	// NodeIPs are the node's addresses, the primary one first; empty means that of the default route.
 	NodeIPs []netip.Addr
 	// Labels are given to the Node when it registers.
@@ -46,6 +49,9 @@ func (c *Config) Validate() error {
 	if c.NodeName == "" || c.NodeName != strings.ToLower(c.NodeName) {
 		errs = append(errs, fmt.Errorf("node name %q: give a lower-case DNS name with --node-name", c.NodeName))
 	}
+	if c.KubeletDir != "" && !filepath.IsAbs(c.KubeletDir) {
+		errs = append(errs, fmt.Errorf("--kubelet-dir %q is not an absolute path", c.KubeletDir))
+	}
 	errs = append(errs, c.Kubelet.Validate()...)
 	return errors.Join(errs...)
 }
@@ -56,6 +62,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Kubelet.StaticPodPath == "" {
 		c.Kubelet.StaticPodPath = c.Dirs.StaticPods()
+	}
+	if c.KubeletDir == "" {
+		c.KubeletDir = c.Dirs.Kubelet()
 	}
 	if c.ClusterCIDR == "" {
 		c.ClusterCIDR = "10.42.0.0/16"

@@ -76,6 +76,8 @@ func (a *Agent) reservations() (enforced, all func(corev1.ResourceList) corev1.R
 	return enforced, all
 }
 
+func bytes(n int64) *resource.Quantity { return resource.NewQuantity(n, resource.BinarySI) }
+
 func sum(lists ...corev1.ResourceList) corev1.ResourceList {
 	out := corev1.ResourceList{}
 	for _, l := range lists {

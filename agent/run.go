@@ -14,14 +14,19 @@ import (
 	"k8s.io/client-go/rest"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/mote-edge/mote/agent/allocate"
 	"github.com/mote-edge/mote/agent/cgroup"
+	"github.com/mote-edge/mote/agent/cpu"
 	"github.com/mote-edge/mote/agent/cri"
+	"github.com/mote-edge/mote/agent/device"
 	"github.com/mote-edge/mote/agent/event"
 	"github.com/mote-edge/mote/agent/evict"
 	"github.com/mote-edge/mote/agent/image"
+	"github.com/mote-edge/mote/agent/memory"
 	"github.com/mote-edge/mote/agent/node"
 	"github.com/mote-edge/mote/agent/objects"
 	"github.com/mote-edge/mote/agent/pki"
+	"github.com/mote-edge/mote/agent/plugin"
 	"github.com/mote-edge/mote/agent/podworker"
 	"github.com/mote-edge/mote/agent/server"
 	"github.com/mote-edge/mote/agent/source"
@@ -65,6 +70,11 @@ type parts struct {
 	server   *server.Server
 	evict    *evict.Evictor
 	images   *image.Collector
+	cpus     *cpu.CPUs
+	memory   *memory.Memory
+	devices  *device.Plugins
+	plugins  *plugin.Watcher
+	allocate *allocate.Allocator
 }
 
 // Run runs the node until ctx ends. Containers go on when it returns: the next run takes them over.
@@ -102,6 +112,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	run("node", p.node.Run)
 	run("logs", a.rotator(p).Run)
 	run("images", p.images.Run)
+	run("device plugins", p.devices.Run)
+	run("plugins", p.plugins.Run)
 	run("pressure", func(ctx context.Context) error {
 		if !wait(ctx, listed) {
 			return nil
@@ -186,6 +198,7 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 	}
 	if p.cgroups, err = cgroup.New(cgroup.Config{
 		Root: cfg.Kubelet.CgroupRoot, CPUQuota: cfg.Kubelet.CPUCFSQuota, CPUPeriod: uint64(cfg.Kubelet.CPUCFSQuotaPeriod.Microseconds()), PodPIDs: max(cfg.Kubelet.PodPidsLimit, 0),
+		NoQuota: func(uid types.UID) bool { return p.cpus != nil && p.cpus.HasExclusive(uid) },
 	}); err != nil {
 		return nil, err
 	}
@@ -197,6 +210,9 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 	}
 	a.events(p)
 	settle(&cfg.Kubelet, a.nodeEvent(p))
+	if err := a.allocator(p); err != nil {
+		return nil, err
+	}
 	if err := a.node(p); err != nil {
 		return nil, err
 	}
@@ -246,7 +262,7 @@ func (a *Agent) node(p *parts) error {
 		MaxPods: a.maxPods(), DataDir: a.cfg.Dirs.Data, Reserved: reserved, KubeletVersion: version.GitVersion(), Routes: !a.cfg.NoRoutes,
 		LookEvery: k.NodeStatusUpdateFrequency.Duration, ReportEvery: k.NodeStatusReportFrequency.Duration, LeaseSeconds: k.NodeLeaseDurationSeconds,
 		MaxImages: int(k.NodeStatusMaxImages), DontRegister: !k.RegisterNode, AttachDetach: k.EnableControllerAttachDetach,
-		Runtime: node.CRI{Runtimes: p.cri, Store: p.cri.Images}, Log: a.cfg.Log, Event: a.nodeEvent(p),
+		Runtime: node.CRI{Runtimes: p.cri, Store: p.cri.Images}, Devices: p.devices.Capacity, Log: a.cfg.Log, Event: a.nodeEvent(p),
 		Pressure: func() (memory, disk, pids bool) {
 			if p.evict == nil { // the node registers before there are pods
 				return false, false, false
@@ -311,7 +327,7 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 	}
 	deps := podworker.Deps{
 		CRI: p.cri, Images: image.New(p.cri.Images, a.cfg.Kubelet.ParallelPulls()), Volumes: p.volumes, Cgroups: p.cgroups, Node: p.node,
-		Objects: p.volumes, Events: p.events, Users: users, Runtime: p.version.GetRuntimeName(), Log: a.cfg.Log,
+		Objects: p.volumes, Events: p.events, Users: users, Resources: p.allocate, Runtime: p.version.GetRuntimeName(), Log: a.cfg.Log,
 		Handler: func(context.Context, string) (string, error) { return "", errStandalone },
 		Refuse:  func(pod *corev1.Pod) (reason, message string) { return p.evict.Refuse(pod) },
 	}

@@ -26,9 +26,11 @@ const Kubepods = "kubepods"
 
 // Config says where the tree stands and what is enforced.
 type Config struct {
-	Root      string // the cgroup above kubepods, "/" for the hierarchies' own root
-	CPUQuota  bool   // whether CPU limits become CFS quotas
-	PodPIDs   int64  // pids.max of a pod; 0 or less for no limit
+	Root     string // the cgroup above kubepods, "/" for the hierarchies' own root
+	CPUQuota bool   // whether CPU limits become CFS quotas
+	PodPIDs  int64  // pids.max of a pod; 0 or less for no limit
+	// NoQuota tells which pods get no CPU quota whatever their limits: those with CPUs of their own. Nil: none.
+	NoQuota   func(types.UID) bool
 	CPUPeriod uint64 // CFS period in microseconds; 0 means 100,000
 }
 

@@ -79,7 +79,7 @@ func PodLimits(pod *corev1.Pod, cfg Config) Limits {
 	l.CPUShares = Shares(requests.Cpu().MilliValue())
 	// A pod is limited as a whole only if every container is: otherwise the limits' sum says nothing about the pod.
 	l.CPUQuota, l.CPUPeriod, l.Memory = -1, cfg.CPUPeriod, -1
-	if cfg.CPUQuota && (qos == corev1.PodQOSGuaranteed || allLimited(pod, corev1.ResourceCPU)) {
+	if cfg.CPUQuota && (cfg.NoQuota == nil || !cfg.NoQuota(pod.UID)) && (qos == corev1.PodQOSGuaranteed || allLimited(pod, corev1.ResourceCPU)) {
 		if q := Quota(limits.Cpu().MilliValue(), cfg.CPUPeriod); q > 0 {
 			l.CPUQuota = q
 		}

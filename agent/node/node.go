@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,6 +50,9 @@ type Config struct {
 	Runtime Runtime
 	// Pressure tells what the node is short of; nil means nothing.
 	Pressure func() (memory, disk, pids bool)
+	// Devices tells what plugins add to what the node has and gives; nil means nothing. A resource that was there and is
+	// gone is reported as 0: it is somebody's request still.
+	Devices func() (capacity, allocatable corev1.ResourceList)
 	// Faults tells what else keeps the node from being ready; nil means nothing.
 	Faults func() error
 	// Event records an event about the node; nil drops it.
@@ -81,8 +85,9 @@ type Node struct {
 	registered *corev1.Node // as the API server last answered; nil before registration
 	images     bool         // the images changed
 	peers      map[string]peer
-	gone       bool          // somebody deleted the Node object
-	ready      chan struct{} // closed at the first Ready
+	plugged    map[corev1.ResourceName]bool // resources of plugins that were reported
+	gone       bool                         // somebody deleted the Node object
+	ready      chan struct{}                // closed at the first Ready
 }
 
 // New reads the machine's facts. It registers nothing.
@@ -102,6 +107,9 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Reserved == nil {
 		cfg.Reserved = func(corev1.ResourceList) corev1.ResourceList { return nil }
 	}
+	if cfg.Devices == nil {
+		cfg.Devices = func() (capacity, allocatable corev1.ResourceList) { return nil, nil }
+	}
 	if cfg.Event == nil {
 		cfg.Event = func(string, string, string) {}
 	}
@@ -116,7 +124,7 @@ func New(cfg Config) (*Node, error) {
 		}
 		cfg.Addresses = []netip.Addr{a}
 	}
-	n := &Node{cfg: cfg, facts: f, wake: make(chan struct{}, 1), peers: map[string]peer{}, ready: make(chan struct{}), images: true}
+	n := &Node{cfg: cfg, facts: f, wake: make(chan struct{}, 1), peers: map[string]peer{}, plugged: map[corev1.ResourceName]bool{}, ready: make(chan struct{}), images: true}
 	n.labels = n.wantLabels()
 	for _, a := range cfg.Addresses {
 		n.hosts = append(n.hosts, a.String())
@@ -129,8 +137,17 @@ func (n *Node) HostIPs() []string { return n.hosts }
 
 // Allocatable is what the node gives to pods.
 func (n *Node) Allocatable() corev1.ResourceList {
-	capacity := n.facts.capacity(n.cfg.MaxPods)
-	return allocatable(capacity, n.cfg.Reserved(capacity))
+	_, a := n.resources()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.registered != nil { // what somebody else has put into the node's status: extended resources without a plugin
+		for name, q := range n.registered.Status.Allocatable {
+			if _, ours := a[name]; !ours && strings.Contains(string(name), "/") {
+				a[name] = q
+			}
+		}
+	}
+	return a
 }
 
 // Capacity is what the node has.

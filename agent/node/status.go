@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -152,12 +153,31 @@ func (n *Node) look(ctx context.Context, sent corev1.NodeStatus) (corev1.NodeSta
 	return s, nil
 }
 
+// resources are what the node has and what it gives, plugins' devices included.
+func (n *Node) resources() (capacity, give corev1.ResourceList) {
+	capacity = n.facts.capacity(n.cfg.MaxPods)
+	give = allocatable(capacity, n.cfg.Reserved(capacity))
+	have, healthy := n.cfg.Devices()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for name := range have {
+		n.plugged[name] = true
+	}
+	for name := range n.plugged {
+		capacity[name], give[name] = *resource.NewQuantity(0, resource.DecimalSI), *resource.NewQuantity(0, resource.DecimalSI)
+		if _, ok := have[name]; ok {
+			capacity[name], give[name] = have[name], healthy[name]
+		}
+	}
+	return capacity, give
+}
+
 // base is the part of the status that comes from the machine.
 func (n *Node) base() corev1.NodeStatus {
-	capacity := n.facts.capacity(n.cfg.MaxPods)
+	capacity, give := n.resources()
 	s := corev1.NodeStatus{
 		Capacity:        capacity,
-		Allocatable:     allocatable(capacity, n.cfg.Reserved(capacity)),
+		Allocatable:     give,
 		Addresses:       addresses(n.cfg.Addresses, n.cfg.Name),
 		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: int32(n.cfg.KubeletPort)}},
 		NodeInfo: corev1.NodeSystemInfo{

@@ -104,6 +104,16 @@ func (m *Manager) health(pod *corev1.Pod, container string) []corev1.ResourceSta
 	return m.resources.Health(pod, container)
 }
 
+// Look says that something a pod's status tells of has changed.
+func (m *Manager) Look(uid types.UID) {
+	m.mu.Lock()
+	w := m.workers[uid]
+	m.mu.Unlock()
+	if w != nil {
+		w.kick()
+	}
+}
+
 // SharedCPUs says that the CPUs of all containers without some of their own have changed.
 func (m *Manager) SharedCPUs() {
 	m.repinMu.Lock()

@@ -48,6 +48,15 @@ func (d Dirs) Server() string { return filepath.Join(d.Data, "server") }
 // Agent is the kubelet's own directory.
 func (d Dirs) Agent() string { return filepath.Join(d.Data, "agent") }
 
+// Kubelet is where plugins look for the kubelet: device-plugins, plugins_registry, plugins, pod-resources. Stock plugins
+// mount upstream's path into their pods, so a node in the default place uses that.
+func (d Dirs) Kubelet() string {
+	if d.Data == Default().Data {
+		return "/var/lib/kubelet"
+	}
+	return filepath.Join(d.Data, "kubelet")
+}
+
 // Runtime is the container runtime's own directory.
 func (d Dirs) Runtime() string { return filepath.Join(d.Data, "runtime") }
 

@@ -31,7 +31,7 @@ import (
 
 // Flags are a node's flags as given.
 type Flags struct {
-	NodeName, PodLogDir, CgroupRoot, RuntimeEndpoint, ResolvConf, ClusterDNS string
+	NodeName, PodLogDir, CgroupRoot, RuntimeEndpoint, ResolvConf, ClusterDNS, KubeletDir string
 	ConfigFile, DropIns                                                      string
 	NodeIPs, Labels, Taints                                                  []string
 	MaxPods, KubeletPort                                                     int32
@@ -53,6 +53,7 @@ func (f *Flags) Register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.Taints, "register-with-taints", nil, "taints key=value:Effect that the node registers with")
 	fs.StringVar(&f.PodLogDir, "pod-log-dir", def.PodLogsDir, "where container logs go")
 	fs.StringVar(&f.CgroupRoot, "cgroup-root", def.CgroupRoot, "cgroup below which the pods' cgroups are made")
+	fs.StringVar(&f.KubeletDir, "kubelet-dir", "", "where plugins look for the kubelet (default /var/lib/kubelet, or <data-dir>/kubelet where --data-dir is given)")
 	fs.StringVar(&f.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket of another runtime, unix:///run/containerd/containerd.sock (default Mote's own)")
 	fs.StringVar(&f.ResolvConf, "resolv-conf", def.ResolverConfig, "resolver file of the node, for pods with dnsPolicy Default")
 	fs.StringVar(&f.ClusterDNS, "cluster-dns", "10.43.0.10", "address of cluster DNS, answered on every node; empty turns it off")
@@ -143,7 +144,7 @@ func (f *Flags) Config(dirs layout.Dirs, clusterCIDR, serviceCIDR, clusterDomain
 	if err != nil {
 		return Config{}, err
 	}
-	c := Config{NoProxy: f.NoProxy, Agent: agent.Config{Dirs: dirs, NodeName: name, Kubelet: kubelet, ClusterCIDR: clusterCIDR, Log: slog.Default()}}
+	c := Config{NoProxy: f.NoProxy, Agent: agent.Config{Dirs: dirs, NodeName: name, Kubelet: kubelet, KubeletDir: f.KubeletDir, ClusterCIDR: clusterCIDR, Log: slog.Default()}}
 	if c.ClusterCIDR, err = netip.ParsePrefix(clusterCIDR); err != nil {
 		return c, fmt.Errorf("--cluster-cidr %q is not a range: give one like 10.42.0.0/16", clusterCIDR)
 	}
