@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/mote-edge/mote/test/lab"
@@ -26,7 +27,7 @@ func main() {
 
 func run(ctx context.Context) error {
 	var cfg lab.Config
-	var images string
+	var images, args string
 	flag.StringVar(&cfg.Name, "name", "lab", "prefix of namespaces and cgroups")
 	flag.StringVar(&cfg.Dir, "dir", "/var/tmp/mote-lab", "directory of the nodes")
 	flag.StringVar(&cfg.Bin, "bin", "bin", "directory of Mote's programs")
@@ -35,7 +36,9 @@ func run(ctx context.Context) error {
 	flag.IntVar(&cfg.Bare, "bare", 0, "machines after the workers, with a network and namespaces and nothing running")
 	flag.BoolVar(&cfg.NoNode, "no-node", false, "the server runs no node of its own")
 	flag.StringVar(&images, "images", "", "pattern of archives that every node imports")
+	flag.StringVar(&args, "args", "", "further flags of every node, separated by spaces")
 	flag.Parse()
+	cfg.Args = strings.Fields(args)
 	var err error
 	if cfg.Bin, err = filepath.Abs(cfg.Bin); err != nil {
 		return err
