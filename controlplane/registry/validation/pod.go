@@ -50,6 +50,7 @@ func podSpec(l *list, spec *corev1.PodSpec, p *field.Path) {
 		l.messages(p.Child("nodeSelector").Key(k), v, validation.IsValidLabelValue(v))
 	}
 	podSecurityContext(l, spec, p.Child("securityContext"))
+	hostUsers(l, spec, p)
 	for i, ref := range spec.ImagePullSecrets {
 		if ref.Name == "" {
 			l.required(p.Child("imagePullSecrets").Index(i).Child("name"), "")
