@@ -25,10 +25,12 @@ import (
 	"github.com/mote-edge/mote/agent/memory"
 	"github.com/mote-edge/mote/agent/node"
 	"github.com/mote-edge/mote/agent/objects"
+	"github.com/mote-edge/mote/agent/oom"
 	"github.com/mote-edge/mote/agent/pki"
 	"github.com/mote-edge/mote/agent/plugin"
 	"github.com/mote-edge/mote/agent/podworker"
 	"github.com/mote-edge/mote/agent/server"
+	"github.com/mote-edge/mote/agent/shutdown"
 	"github.com/mote-edge/mote/agent/source"
 	"github.com/mote-edge/mote/agent/status"
 	"github.com/mote-edge/mote/agent/userns"
@@ -70,6 +72,7 @@ type parts struct {
 	server   *server.Server
 	evict    *evict.Evictor
 	images   *image.Collector
+	shutdown *shutdown.Shutdown
 	cpus     *cpu.CPUs
 	memory   *memory.Memory
 	devices  *device.Plugins
@@ -121,6 +124,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		return p.evict.Run(ctx)
 	})
 	run("events", p.events.Run)
+	run("kernel log", (&oom.Watcher{Event: a.nodeEvent(p), Log: a.cfg.Log}).Run)
+	run("shutdown", func(ctx context.Context) error {
+		if !wait(ctx, listed) {
+			return nil
+		}
+		return p.shutdown.Run(ctx)
+	})
 	run("services", p.services.Run)
 	run("checkpoint", func(ctx context.Context) error { p.disk.Run(ctx.Done()); return nil })
 	// The sources begin once the runtime was listed: a pod that runs already must be known as such.
@@ -228,7 +238,7 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 	if err := a.pods(ctx, p); err != nil {
 		return nil, err
 	}
-	p.images = a.collector(p)
+	p.images, p.shutdown = a.collector(p), a.shutdowns(p)
 	if p.evict, err = a.evictor(p); err != nil {
 		return nil, err
 	}
@@ -268,6 +278,12 @@ func (a *Agent) node(p *parts) error {
 				return false, false, false
 			}
 			return p.evict.Pressure()
+		},
+		Faults: func() error {
+			if p.shutdown == nil {
+				return nil
+			}
+			return p.shutdown.Status()
 		},
 	}
 	if !a.cfg.NoCNIConfig {
@@ -329,7 +345,7 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 		CRI: p.cri, Images: image.New(p.cri.Images, a.cfg.Kubelet.ParallelPulls()), Volumes: p.volumes, Cgroups: p.cgroups, Node: p.node,
 		Objects: p.volumes, Events: p.events, Users: users, Resources: p.allocate, Runtime: p.version.GetRuntimeName(), Log: a.cfg.Log,
 		Handler: func(context.Context, string) (string, error) { return "", errStandalone },
-		Refuse:  func(pod *corev1.Pod) (reason, message string) { return p.evict.Refuse(pod) },
+		Refuse:  p.refuse,
 	}
 	var api source.API
 	if p.api != nil {
