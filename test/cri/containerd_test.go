@@ -53,7 +53,7 @@ func (n *node) startContainerd() error {
 	defer log.Close()
 	// A shim's socket has a fixed place below /run/containerd.
 	script := `mount --make-rshared / && mkdir -p /run/containerd && mount -t tmpfs shims /run/containerd && ip link set lo up && exec "$0" "$@"`
-	n.hold = exec.Command("unshare", "-n", "-m", "sh", "-c", script, filepath.Join(peers(), "containerd"), "--config", config)
+	n.hold = exec.Command("unshare", "-n", "-m", "sh", "-c", cgroup2()+script, filepath.Join(peers(), "containerd"), "--config", config)
 	n.hold.Env = append(os.Environ(), "PATH="+peers()+":"+os.Getenv("PATH"))
 	n.hold.Stdout, n.hold.Stderr = log, log
 	n.hold.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
@@ -61,7 +61,9 @@ func (n *node) startContainerd() error {
 }
 
 func (n *node) containerdConfig(cni string) string {
-	path := func(parts ...string) string { return strconv.Quote(filepath.Join(append([]string{n.dir}, parts...)...)) }
+	path := func(parts ...string) string {
+		return strconv.Quote(filepath.Join(append([]string{n.dir}, parts...)...))
+	}
 	return fmt.Sprintf(`version = 3
 root = %s
 state = %s

@@ -29,7 +29,7 @@ type junit struct {
 }
 
 // TestCritest runs cri-tools' own suite, each spec a subtest. CRITEST=1 asks for it, as it takes minutes; any other value
-// is a regular expression of the specs to run.
+// is a regular expression of the specs to run, CRITEST_ARGS are arguments for it, CRITEST_LOG is a file for all it says.
 func TestCritest(t *testing.T) {
 	focus := os.Getenv("CRITEST")
 	if focus == "" {
@@ -44,9 +44,7 @@ func TestCritest(t *testing.T) {
 	if focus != "1" {
 		args = append(args, "-ginkgo.focus", focus)
 	}
-	if skip := os.Getenv("CRITEST_SKIP"); skip != "" {
-		args = append(args, "-ginkgo.skip", skip)
-	}
+	args = append(args, strings.Fields(os.Getenv("CRITEST_ARGS"))...)
 	cmd := shared.in(args...)
 	cmd.Dir = dir
 	out, runErr := cmd.CombinedOutput()
@@ -102,6 +100,12 @@ func serveImages(t *testing.T, dir string) {
 		raw, _ := os.ReadFile(log.Name())
 		return strings.Contains(string(raw), "\nserving ") || strings.HasPrefix(string(raw), "serving ")
 	})
+	mirrorAll(t)
+}
+
+// mirrorAll makes registryAddress the place that mote-runtime asks for every image; containerd's files say so from the start.
+func mirrorAll(t *testing.T) {
+	t.Helper()
 	if shared.kind == "mote" {
 		mirror := fmt.Sprintf("mirrors: {\"*\": {endpoints: [\"http://%s\"]}}\n", registryAddress)
 		if err := os.WriteFile(filepath.Join(shared.dir, "config", "registries.yaml"), []byte(mirror), 0o600); err != nil {

@@ -37,10 +37,6 @@ func (n *node) build() error {
 // start runs mote-hold, which runs mote-runtime, in a network and a mount namespace of their own.
 func (n *node) start() error {
 	script := `mount --make-rshared / && ip link set lo up && exec "$0" "$@"`
-	if os.Getenv("MOTE_CGROUP2") != "" {
-		// On a hybrid machine: the v2 code paths, without the controllers that v1 has taken.
-		script = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && " + script
-	}
 	run := filepath.Join(n.dir, "run")
 	n.socket = filepath.Join(run, "runtime.sock")
 	for _, dir := range []string{run, filepath.Join(n.dir, "data", "cni", "net.d"), filepath.Join(n.dir, "config")} {
@@ -56,7 +52,7 @@ func (n *node) start() error {
 		return err
 	}
 	defer log.Close()
-	enter := []string{"unshare", "-n", "-m", "sh", "-c", script}
+	enter := []string{"unshare", "-n", "-m", "sh", "-c", cgroup2() + script}
 	if n.enter != 0 {
 		enter = []string{"nsenter", "-t", strconv.Itoa(n.enter), "-n", "-m", "--"}
 	}
@@ -67,6 +63,14 @@ func (n *node) start() error {
 	n.hold.Stdout, n.hold.Stderr = log, log
 	n.hold.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	return n.hold.Start()
+}
+
+// cgroup2 is what a hybrid machine needs for the v2 code paths: without the controllers that v1 has taken.
+func cgroup2() string {
+	if os.Getenv("MOTE_CGROUP2") == "" {
+		return ""
+	}
+	return "mount -t cgroup2 cgroup2 /sys/fs/cgroup && "
 }
 
 // writeCNI configures a bridge of the network namespace's own.
@@ -123,4 +127,3 @@ func (n *node) postImage(archive []byte) error {
 	}
 	return nil
 }
-

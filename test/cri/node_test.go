@@ -260,4 +260,3 @@ func (n *node) dial(_ context.Context, network, address string) (net.Conn, error
 	})
 	return conn, err
 }
-

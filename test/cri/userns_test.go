@@ -131,6 +131,7 @@ func TestUserNamespaceImageVolume(t *testing.T) {
 	needUserNamespaces(t)
 	p := newPod(t, ownUsers)
 	got := p.output("stat -c %u /img/passwd; touch /img/x", func(c *api.ContainerConfig) {
+		c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = p.config.Linux.SecurityContext.NamespaceOptions.UsernsOptions
 		c.Mounts = append(c.Mounts, &api.Mount{ContainerPath: "/img", Image: &api.ImageSpec{Image: testImage}, ImageSubPath: "etc", Readonly: true, UidMappings: mapped(), GidMappings: mapped()})
 	})
 	if !strings.HasPrefix(got, "0\n") || !strings.Contains(got, "Read-only") {
