@@ -77,7 +77,7 @@ func Compute(in Input) corev1.PodStatus {
 		st.StartTime = &t
 	}
 	addresses(&st, in, old)
-	if in.Failed && len(in.Observed.Sandboxes)+len(in.Observed.Containers) == 0 && len(old.ContainerStatuses) == 0 {
+	if (in.Failed || old.Phase == corev1.PodFailed) && len(in.Observed.Sandboxes)+len(in.Observed.Containers) == 0 && len(old.ContainerStatuses) == 0 {
 		st.Phase = corev1.PodFailed // refused: it has no containers to speak of
 		st.Conditions = conditions(in, &st, old)
 		return st
