@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/mote-edge/mote/agent/action"
+	"github.com/mote-edge/mote/agent/meter"
 )
 
 // Target is a running container with probes.
@@ -61,9 +62,11 @@ type entry struct {
 	tally   tally
 	verdict Verdict
 	due     time.Time
-	index   int  // in the heap; -1 when it isn't
-	busy    bool // asking now
-	held    bool // waits for the startup probe
+	index   int      // in the heap; -1 when it isn't
+	busy    bool     // asking now
+	held    bool     // waits for the startup probe
+	counts  [3]int64 // successes, failures, tries that couldn't be made
+	times   *meter.Histogram
 	gone    bool
 }
 
@@ -95,7 +98,7 @@ func (s *Set) Add(t Target) {
 			return
 		}
 		due := t.StartedAt.Add(time.Duration(spec.InitialDelaySeconds) * time.Second)
-		list = append(list, &entry{t: t, kind: kind, spec: spec, due: due, index: -1, held: held})
+		list = append(list, &entry{t: t, kind: kind, spec: spec, due: due, index: -1, held: held, times: meter.NewHistogram(meter.Probes)})
 	}
 	wait := t.Container.StartupProbe != nil && !t.Started
 	if wait {
@@ -166,8 +169,18 @@ func (s *Set) ask(e *entry) {
 	if s.ctx.Err() != nil {
 		return
 	}
+	begin := time.Now()
 	result, message, errored := s.try(e)
+	e.times.Observe(time.Since(begin).Seconds())
 	s.mu.Lock()
+	switch {
+	case errored:
+		e.counts[2]++
+	case result == Failure:
+		e.counts[1]++
+	default:
+		e.counts[0]++
+	}
 	e.busy = false
 	if e.gone || s.ctx.Err() != nil {
 		s.mu.Unlock()
@@ -178,8 +191,10 @@ func (s *Set) ask(e *entry) {
 		e.due = time.Now().Add(period(e.spec))
 	}
 	r := Result{UID: e.t.UID, ContainerID: e.t.ContainerID, Container: e.t.Container.Name, Kind: e.kind, Message: message, Failed: result == Failure, Errored: errored}
-	if v := e.tally.add(result, e.spec); v != Unknown && v != e.verdict {
-		e.verdict, r.Verdict = v, v
+	if !errored { // a probe that couldn't be made, because the runtime is away, says nothing of the container
+		if v := e.tally.add(result, e.spec); v != Unknown && v != e.verdict {
+			e.verdict, r.Verdict = v, v
+		}
 	}
 	if e.kind == Startup && r.Verdict == Success {
 		e.gone = true

@@ -146,3 +146,21 @@ func (s *Service) stopPodInit(sb *sandbox) {
 		s.log.Warn("remove the state of a pod's init", "sandbox", sb.rec.ID, "err", err)
 	}
 }
+
+// sweepPodInit takes away an init whose start was cut short: the record doesn't know it, and its remains would be in the
+// way of the next one.
+func (s *Service) sweepPodInit(sb *sandbox) {
+	dir := filepath.Join(s.runcRoot(), initID(sb.rec.ID))
+	if _, err := os.Lstat(dir); err != nil {
+		return
+	}
+	if cgroup, err := spec.ParentPath(sb.config, initID(sb.rec.ID)); err == nil {
+		s.killCgroup(cgroup)
+		if err := s.removeCgroup(cgroup); err != nil {
+			s.log.Warn("remove the cgroup of a pod's init", "sandbox", sb.rec.ID, "err", err)
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		s.log.Warn("remove the state of a pod's init", "sandbox", sb.rec.ID, "err", err)
+	}
+}

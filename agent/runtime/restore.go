@@ -146,6 +146,9 @@ func (s *Service) restoreSandbox(ctx context.Context, sb *sandbox) {
 		return
 	}
 	if sb.rec.InitPid == 0 {
+		if !rebooted {
+			s.sweepPodInit(sb)
+		}
 		return
 	}
 	if start, err := hold.StartTime(sb.rec.InitPid); err != nil || start != sb.rec.InitStart {

@@ -51,7 +51,7 @@ func (s *Service) settleStart(c *container) bool {
 }
 
 // passedGate tells whether a container's process went on to the image's program. libcontainer's init writes to a FIFO just
-// before that, and the runtime removes the FIFO when it has read; between the two, the command line tells.
+// before that, and the runtime removes the FIFO when it has read; between the two, the process' name tells.
 func (s *Service) passedGate(id string, status libcontainer.Status, pid int) bool {
 	if _, err := os.Lstat(filepath.Join(s.runcRoot(), id, "exec.fifo")); err != nil {
 		return status == libcontainer.Running || status == libcontainer.Stopped
@@ -59,7 +59,6 @@ func (s *Service) passedGate(id string, status libcontainer.Status, pid int) boo
 	if status == libcontainer.Stopped {
 		return false
 	}
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	words := strings.Split(string(line), "\x00")
-	return err == nil && len(line) > 0 && !(len(words) == 3 && words[1] == "init" && strings.HasPrefix(words[0], "/proc/"))
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return err == nil && !strings.HasPrefix(string(name), "runc:[") // as libcontainer names its steps
 }

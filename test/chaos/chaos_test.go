@@ -1,0 +1,117 @@
+// Package chaos kills Mote's processes on a lab node at random moments while pods start and end there, and then has the
+// checker (test/chaos/check) compare kernel, disk and API. CHAOS_PODS says how many pods (default 40; `make chaos`: 500),
+// CHAOS_SEED repeats a run's choices, CHAOS_KILL narrows the victims (agent, runtime, hold; default all).
+//
+// Reads:  bin/ (from `make build`), or MOTE_BIN.
+// Writes: a lab, in a temporary directory.
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"math/rand"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mote-edge/mote/internal/layout"
+	"github.com/mote-edge/mote/test/chaos/check"
+	"github.com/mote-edge/mote/test/lab"
+)
+
+var (
+	cluster *lab.Lab
+	node    *lab.Node // the worker that suffers
+	seed    int64
+	bin     string
+)
+
+func TestMain(m *testing.M) {
+	if os.Getuid() != 0 {
+		fmt.Println("skipped: a lab needs root")
+		return
+	}
+	code, err := runTests(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func number(name string, otherwise int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
+		return n
+	}
+	return otherwise
+}
+
+func runTests(m *testing.M) (code int, err error) {
+	seed = int64(number("CHAOS_SEED", int(rand.Int31())))
+	fmt.Printf("CHAOS_SEED=%d\n", seed)
+	dir, err := os.MkdirTemp("", "mote-chaos-")
+	if err != nil {
+		return 1, err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // containers' users walk through it
+		return 1, err
+	}
+	if bin = filepath.Clean(os.Getenv("MOTE_BIN")); bin == "." {
+		if bin, err = filepath.Abs("../../bin"); err != nil {
+			return 1, err
+		}
+	}
+	if _, err := os.Stat(filepath.Join(bin, "mote")); err != nil {
+		return 1, fmt.Errorf("%s/mote is missing: run `make build` first", bin)
+	}
+	archive := filepath.Join(dir, "busybox.tar")
+	pack := exec.Command("go", "run", "../../examples/pack", "-o", archive, "-ref", image, "/bin/busybox")
+	if out, err := pack.CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("make the test image: %w: %s", err, out)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	cfg := lab.Config{
+		Name: fmt.Sprintf("mx%d", os.Getpid()%10000), Dir: dir, Bin: bin, Workers: 1, Images: []string{archive}, Subnet: "10.97.0",
+	}
+	if cluster, err = lab.Up(ctx, cfg); err != nil {
+		return 1, err
+	}
+	node = cluster.Nodes[1]
+	defer func() {
+		if os.Getenv("KEEP") != "" {
+			fmt.Printf("kept: %s, processes %v\n", dir, node.Programs())
+			return
+		}
+		if derr := cluster.Down(context.Background()); derr != nil && err == nil {
+			code, err = 1, derr
+		}
+		_ = os.RemoveAll(dir)
+	}()
+	return m.Run(), nil
+}
+
+// place says where the checker finds the node.
+func place() check.Node {
+	dir := node.Dir()
+	return check.Node{
+		Root: dir, Pid: node.Pid(), Cgroup: node.Cgroup(), Bin: bin, Uplinks: []string{"eth0"},
+		PodLogDir: filepath.Join(dir, "log", "pods"),
+		Dirs:      layout.Dirs{Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run"), Config: filepath.Join(dir, "etc")},
+	}
+}
+
+// program returns the one process of a program; libcontainer's first steps run under the same name.
+func program(name string) (int, bool) {
+	for _, pid := range node.Programs()[name] {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if words := strings.Split(string(line), "\x00"); err == nil && len(words) > 1 && strings.HasPrefix(words[1], "--") && words[1] != "--init" {
+			return pid, true
+		}
+	}
+	return 0, false
+}
