@@ -205,13 +205,50 @@ func TestAttach(t *testing.T) {
 }
 
 func TestPortForward(t *testing.T) {
+	for name, test := range map[string]struct {
+		network func(*api.PodSandboxConfig)
+		port    int32
+	}{
+		"pod's network":  {onPodNetwork, 8080},
+		"host's network": {func(*api.PodSandboxConfig) {}, 12003},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPod(t, test.network)
+			address := fmt.Sprintf("127.0.0.1:%d", test.port)
+			c := p.run("mkdir /www && echo served > /www/index.html && exec httpd -f -p " + address + " -h /www")
+			eventually(t, "httpd", func() bool {
+				_, _, code := c.exec("wget", "-qO-", "http://"+address+"/")
+				return code == 0
+			})
+			local := forward(t, p, test.port)
+			for range 3 { // each over a stream of its own
+				answer, err := http.Get("http://" + local + "/")
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, _ := io.ReadAll(answer.Body)
+				answer.Body.Close()
+				if string(body) != "served\n" {
+					t.Errorf("through the tunnel: %q", body)
+				}
+			}
+		})
+	}
+}
+
+// A port where nobody listens fails that connection.
+func TestPortForwardClosedPort(t *testing.T) {
 	p := newPod(t, onPodNetwork)
-	c := p.run("mkdir /www && echo served > /www/index.html && httpd -f -p 127.0.0.1:8080 -h /www")
-	eventually(t, "httpd", func() bool {
-		_, _, code := c.exec("wget", "-qO-", "http://127.0.0.1:8080/")
-		return code == 0
-	})
-	reply, err := shared.rt.PortForward(testContext(t), &api.PortForwardRequest{PodSandboxId: p.id, Port: []int32{8080}})
+	if answer, err := http.Get("http://" + forward(t, p, 8099) + "/"); err == nil {
+		answer.Body.Close()
+		t.Error("an answer from nobody")
+	}
+}
+
+// forward opens a tunnel to a pod's port and returns its near end.
+func forward(t *testing.T, p *pod, port int32) string {
+	t.Helper()
+	reply, err := shared.rt.PortForward(testContext(t), &api.PortForwardRequest{PodSandboxId: p.id, Port: []int32{port}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,8 +259,8 @@ func TestPortForward(t *testing.T) {
 	}
 	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, u)
 	stop, ready := make(chan struct{}), make(chan struct{})
-	defer close(stop)
-	forwarder, err := portforward.New(dialer, []string{"0:8080"}, stop, ready, io.Discard, io.Discard)
+	t.Cleanup(func() { close(stop) })
+	forwarder, err := portforward.New(dialer, []string{fmt.Sprintf("0:%d", port)}, stop, ready, io.Discard, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,12 +270,5 @@ func TestPortForward(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", ports[0].Local))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	if body, _ := io.ReadAll(answer.Body); string(body) != "served\n" {
-		t.Errorf("through the tunnel: %q", body)
-	}
+	return fmt.Sprintf("127.0.0.1:%d", ports[0].Local)
 }
