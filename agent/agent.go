@@ -32,6 +32,9 @@ type Config struct {
 	Kubelet kubeletconfig.Configuration
 	// KubeletDir is where plugins look for the kubelet; empty means Dirs.Kubelet().
 	KubeletDir string
+	// CredentialProviderConfig is a CredentialProviderConfig file or a directory of them, CredentialProviderBinDir where
+	// the programs are that it names; both empty means that there are none.
+	CredentialProviderConfig, CredentialProviderBinDir string
 	// NodeIPs are the node's addresses, the primary one first; empty means that of the default route.
 	NodeIPs []netip.Addr
 	// Labels are given to the Node when it registers.
@@ -51,6 +54,9 @@ func (c *Config) Validate() error {
 	}
 	if c.KubeletDir != "" && !filepath.IsAbs(c.KubeletDir) {
 		errs = append(errs, fmt.Errorf("--kubelet-dir %q is not an absolute path", c.KubeletDir))
+	}
+	if (c.CredentialProviderConfig == "") != (c.CredentialProviderBinDir == "") {
+		errs = append(errs, errors.New("--image-credential-provider-config and --image-credential-provider-bin-dir go together: set both"))
 	}
 	errs = append(errs, c.Kubelet.Validate()...)
 	return errors.Join(errs...)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/mote-edge/mote/agent/event"
+	"github.com/mote-edge/mote/agent/image"
 	"github.com/mote-edge/mote/agent/objects"
 	"github.com/mote-edge/mote/agent/source"
 	"github.com/mote-edge/mote/agent/status"
@@ -33,6 +34,7 @@ var (
 	_ status.API        = apiServer{}
 	_ event.API         = apiServer{}
 	_ volume.API        = apiServer{}
+	_ image.Accounts    = apiServer{}
 )
 
 func (a apiServer) ListPods(ctx context.Context, o metav1.ListOptions) (*corev1.PodList, error) {
@@ -78,6 +80,10 @@ func (a apiServer) PatchEvent(ctx context.Context, namespace, name string, patch
 
 func (a apiServer) Token(ctx context.Context, namespace, serviceAccount string, tr *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
 	return a.client.CreateToken(ctx, namespace, serviceAccount, tr)
+}
+
+func (a apiServer) ServiceAccount(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
+	return a.client.ServiceAccounts(namespace).Get(ctx, name, metav1.GetOptions{})
 }
 
 func (a apiServer) Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error) {

@@ -72,6 +72,7 @@ type parts struct {
 	server   *server.Server
 	evict    *evict.Evictor
 	images   *image.Collector
+	puller   *image.Puller
 	shutdown *shutdown.Shutdown
 	cpus     *cpu.CPUs
 	memory   *memory.Memory
@@ -235,6 +236,9 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 	if err := a.volumes(p); err != nil {
 		return nil, err
 	}
+	if p.puller, err = a.newPuller(p); err != nil {
+		return nil, err
+	}
 	if err := a.pods(ctx, p); err != nil {
 		return nil, err
 	}
@@ -342,7 +346,7 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 		return err
 	}
 	deps := podworker.Deps{
-		CRI: p.cri, Images: image.New(p.cri.Images, a.cfg.Kubelet.ParallelPulls()), Volumes: p.volumes, Cgroups: p.cgroups, Node: p.node,
+		CRI: p.cri, Images: p.puller, Volumes: p.volumes, Cgroups: p.cgroups, Node: p.node,
 		Objects: p.volumes, Events: p.events, Users: users, Resources: p.allocate, Runtime: p.version.GetRuntimeName(), Log: a.cfg.Log,
 		Handler: func(context.Context, string) (string, error) { return "", errStandalone },
 		Refuse:  p.refuse,
@@ -382,13 +386,3 @@ func resolver(path string) string {
 
 // memoryDir is where volumes stand whose content must not reach a disk.
 func memoryDir(dirs layout.Dirs) string { return filepath.Join(dirs.Run, "volumes") }
-
-// collector keeps images from filling the disk.
-func (a *Agent) collector(p *parts) *image.Collector {
-	k := &a.cfg.Kubelet
-	return &image.Collector{
-		Images: p.cri.Images, Runtime: p.cri, Thresholds: image.Thresholds{High: int(k.ImageGCHighThresholdPercent), Low: int(k.ImageGCLowThresholdPercent)},
-		MinAge: k.ImageMinimumGCAge.Duration, MaxAge: k.ImageMaximumGCAge.Duration, Log: a.cfg.Log,
-		Failed: func(reason, message string) { a.nodeEvent(p)(corev1.EventTypeWarning, reason, message) },
-	}
-}

@@ -1,14 +1,17 @@
-// Package image brings the images of containers to the node: pull policy, credentials from pull secrets, back-off, and
-// a bound on parallel pulls. The same image is pulled once for all who wait for it.
+// Package image brings the images of containers to the node: pull policy, credentials from pull secrets, docker config
+// files and credential provider plugins, back-off, and a bound on parallel pulls. The same image is pulled once for all
+// who wait for it. Who has pulled an image is recorded: a pod that never could doesn't get it from the node either.
 //
-// Reads:  the runtime's image store, pull secrets.
-// Writes: the runtime's image store.
+// Reads:  the runtime's image store, pull secrets, plugins' configuration and answers.
+// Writes: the runtime's image store, the records in Config.Dir.
 package image
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +31,10 @@ const (
 	ErrImageNeverPull   = "ErrImageNeverPull"
 	ErrInvalidImageName = "InvalidImageName"
 	ErrImageInspect     = "ImageInspectError"
+
+	// These a runtime names at the beginning of its error.
+	registryUnavailable       = "RegistryUnavailable"
+	signatureValidationFailed = "SignatureValidationFailed"
 )
 
 const (
@@ -57,11 +64,27 @@ type Request struct {
 	Record  Recorder
 }
 
+// Config tells a puller what it needs to know of the node.
+type Config struct {
+	Images   runtimeapi.ImageServiceClient
+	Parallel int // pulls at once, at least 1
+	// Dir keeps the records of who has pulled what; empty: none are kept, and nobody is asked for credentials.
+	Dir           string
+	Verification  Policy     // empty: NeverVerifyPreloaded
+	Allowlist     []string   // of NeverVerifyAllowlisted: names, or prefixes that end in "/*"
+	Providers     *Providers // nil: none
+	DockerConfigs []string   // docker config files, of which the first that exists counts; read anew for each pull
+	Log           *slog.Logger
+}
+
 // Puller is the node's image puller.
 type Puller struct {
+	cfg    Config
 	images runtimeapi.ImageServiceClient
 	slots  chan struct{}
 	now    func() time.Time
+	verify *verifier // nil: everybody may use what is there
+	adopt  sync.Once
 
 	mu      sync.Mutex
 	flights map[string]*flight
@@ -81,12 +104,28 @@ type wait struct {
 
 type flight struct {
 	done chan struct{}
-	err  error
+	pulled
+	err error
 }
 
-// New returns a puller that pulls at most parallel images at once.
-func New(images runtimeapi.ImageServiceClient, parallel int) *Puller {
-	return &Puller{images: images, slots: make(chan struct{}, max(parallel, 1)), now: time.Now, flights: map[string]*flight{}, waits: map[waitKey]*wait{}}
+// pulled is how a pull went.
+type pulled struct {
+	used *login        // nil: none, or the runtime's own
+	took time.Duration // without waiting for its turn
+}
+
+// New returns a puller. It starts nothing.
+func New(cfg Config) (*Puller, error) {
+	p := &Puller{cfg: cfg, images: cfg.Images, slots: make(chan struct{}, max(cfg.Parallel, 1)), now: time.Now, flights: map[string]*flight{}, waits: map[waitKey]*wait{}}
+	if p.cfg.Log == nil {
+		p.cfg.Log = slog.Default()
+	}
+	if cfg.Dir == "" {
+		return p, nil
+	}
+	var err error
+	p.verify, err = newVerifier(cfg.Verification, cfg.Allowlist, cfg.Dir)
+	return p, err
 }
 
 // Forget drops the back-off of a pod that is gone.
@@ -112,6 +151,15 @@ func Normalize(image string) (string, error) {
 	return image, nil
 }
 
+// fullName is an image's name with registry and tag, as runtimes list it; what can't be parsed is returned as it is.
+func fullName(image string) string {
+	named, err := reference.ParseDockerRef(image)
+	if err != nil {
+		return image
+	}
+	return named.String()
+}
+
 // Ensure returns the image once it is there; the error is an *Error unless ctx has ended.
 func (p *Puller) Ensure(ctx context.Context, r Request) (*runtimeapi.Image, error) {
 	ref, err := Normalize(r.Image)
@@ -132,11 +180,18 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (*runtimeapi.Image, erro
 			policy = corev1.PullAlways
 		}
 	}
+	logins := sync.OnceValues(func() ([]login, error) { return p.logins(ctx, r, ref) })
 	if img != nil && policy != corev1.PullAlways {
-		r.Record(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", r.Image))
-		return img, nil
+		must, err := p.mustPull(ctx, r.Image, img.Id, logins)
+		if err != nil {
+			return nil, &Error{Reason: ErrImagePull, Message: err.Error(), RetryAt: p.now().Add(firstBackoff)}
+		}
+		if !must {
+			r.Record(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", r.Image))
+			return img, nil
+		}
 	}
-	if policy == corev1.PullNever {
+	if policy == corev1.PullNever { // also if it is there, but not for this pod: it shouldn't learn that
 		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", r.Image)
 		r.Record(corev1.EventTypeWarning, ErrImageNeverPull, msg)
 		return nil, &Error{Reason: ErrImageNeverPull, Message: msg, RetryAt: p.now().Add(firstBackoff)}
@@ -148,14 +203,15 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (*runtimeapi.Image, erro
 	}
 	r.Record(corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", r.Image))
 	begin := p.now()
-	if err := p.pull(ctx, spec, r); err != nil {
+	how, err := p.recordedPull(ctx, spec, r, logins)
+	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		text := fmt.Sprintf("failed to pull image %q: %v", r.Image, cri.Text(err))
-		until := p.failed(key, ErrImagePull+": "+text)
+		reason, text := pullError(r.Image, cri.Text(err))
+		until := p.failed(key, reason+": "+text)
 		r.Record(corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", r.Image, cri.Text(err)))
-		return nil, &Error{Reason: ErrImagePull, Message: text, RetryAt: until}
+		return nil, &Error{Reason: reason, Message: text, RetryAt: until}
 	}
 	p.mu.Lock()
 	delete(p.waits, key)
@@ -164,8 +220,101 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (*runtimeapi.Image, erro
 		return nil, &Error{Reason: ErrImageInspect, Message: fmt.Sprintf("image %q is missing right after it was pulled", r.Image), RetryAt: p.now().Add(time.Second)}
 	}
 	took := p.now().Sub(begin).Truncate(time.Millisecond)
-	r.Record(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.", r.Image, took, took, img.Size))
+	r.Record(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.", r.Image, how.took.Truncate(time.Millisecond), took, img.Size))
 	return img, nil
+}
+
+// pullError puts a runtime's error into the words of a waiting reason.
+func pullError(image, text string) (reason, message string) {
+	if rest, ok := strings.CutPrefix(text, registryUnavailable); ok {
+		return registryUnavailable, fmt.Sprintf("image pull failed for %s because the registry is unavailable%s", image, rest)
+	}
+	if rest, ok := strings.CutPrefix(text, signatureValidationFailed); ok {
+		return signatureValidationFailed, fmt.Sprintf("image pull failed for %s because the signature validation failed%s", image, rest)
+	}
+	return ErrImagePull, fmt.Sprintf("failed to pull image %q: %v", image, text)
+}
+
+// logins gathers the credentials for an image: the pod's secrets first, then the node's files and plugins.
+func (p *Puller) logins(ctx context.Context, r Request, ref string) ([]login, error) {
+	repo, err := repository(ref)
+	if err != nil {
+		return nil, err
+	}
+	var secrets, files, plugins keyring
+	if err := secrets.addSecrets(r.Secrets); err != nil {
+		return nil, err
+	}
+	if err := files.addFiles(p.cfg.DockerConfigs); err != nil {
+		p.cfg.Log.Error("docker config file left out", "err", err) // the node's: other pods' pulls must go on
+	}
+	p.cfg.Providers.add(ctx, &plugins, r.Pod, repo)
+	return slices.Concat(secrets.lookup(repo), files.lookup(repo), plugins.lookup(repo)), nil
+}
+
+// mustPull tells whether the pod may not use the image as it is there.
+func (p *Puller) mustPull(ctx context.Context, image, id string, logins func() ([]login, error)) (bool, error) {
+	if p.verify == nil {
+		return false, nil
+	}
+	p.adoptIntents(ctx)
+	return p.verify.mustPull(image, id, logins)
+}
+
+// adoptIntents looks once at what the agent before this one was pulling when it ended.
+func (p *Puller) adoptIntents(ctx context.Context) {
+	p.adopt.Do(func() {
+		if len(p.verify.recs.intents()) == 0 {
+			return
+		}
+		list, err := p.images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+		if err == nil {
+			names := map[string][]string{}
+			for _, img := range list.Images {
+				names[img.Id] = slices.Concat(img.RepoTags, img.RepoDigests)
+			}
+			err = p.verify.adopt(names)
+		}
+		if err != nil { // the intents stay: their images are verified as long as they are there
+			p.cfg.Log.Warn("records of unfinished image pulls", "err", err)
+		}
+	})
+}
+
+// recordedPull is pull with its traces in the records.
+func (p *Puller) recordedPull(ctx context.Context, spec *runtimeapi.ImageSpec, r Request, logins func() ([]login, error)) (pulled, error) {
+	list, err := logins()
+	if err != nil {
+		return pulled{}, err
+	}
+	if p.verify == nil {
+		return p.pull(ctx, spec, r, list)
+	}
+	p.adoptIntents(ctx)
+	if err := p.verify.begin(r.Image); err != nil {
+		return pulled{}, err
+	}
+	how, err := p.pull(ctx, spec, r, list)
+	id := ""
+	if err == nil {
+		img, serr := p.status(ctx, spec)
+		if serr == nil && img != nil {
+			id = img.Id
+		}
+	}
+	if rerr := p.verify.end(r.Image, id, how.used); rerr != nil {
+		p.cfg.Log.Error("image pull not recorded", "image", r.Image, "err", rerr)
+	}
+	return how, err
+}
+
+// Prune drops the records of images that were gone when they were listed.
+func (p *Puller) Prune(there func(id string) bool, listed time.Time) {
+	if p.verify != nil {
+		p.verify.mu.Lock()
+		defer p.verify.mu.Unlock()
+		p.verify.recs.prune(there, listed)
+	}
 }
 
 func (p *Puller) status(ctx context.Context, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
@@ -201,12 +350,8 @@ func (p *Puller) failed(key waitKey, message string) time.Time {
 
 // pull joins a pull of the same image with the same credentials, or makes one. The pull ends with the first caller's
 // context; the others then try themselves.
-func (p *Puller) pull(ctx context.Context, spec *runtimeapi.ImageSpec, r Request) error {
-	auths, err := Credentials(spec.Image, r.Secrets)
-	if err != nil {
-		return err
-	}
-	key := fmt.Sprintf("%s\x00%s\x00%v", spec.Image, spec.RuntimeHandler, fingerprint(auths))
+func (p *Puller) pull(ctx context.Context, spec *runtimeapi.ImageSpec, r Request, logins []login) (pulled, error) {
+	key := fmt.Sprintf("%s\x00%s\x00%v", spec.Image, spec.RuntimeHandler, fingerprint(logins))
 	for {
 		p.mu.Lock()
 		f := p.flights[key]
@@ -214,48 +359,49 @@ func (p *Puller) pull(ctx context.Context, spec *runtimeapi.ImageSpec, r Request
 			f = &flight{done: make(chan struct{})}
 			p.flights[key] = f
 			p.mu.Unlock()
-			f.err = p.attempt(ctx, spec, r.Sandbox, auths)
+			f.pulled, f.err = p.attempt(ctx, spec, r.Sandbox, logins)
 			p.mu.Lock()
 			delete(p.flights, key)
 			p.mu.Unlock()
 			close(f.done)
-			return f.err
+			return f.pulled, f.err
 		}
 		p.mu.Unlock()
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return pulled{}, ctx.Err()
 		case <-f.done:
 		}
 		if !errors.Is(f.err, context.Canceled) {
-			return f.err
+			return f.pulled, f.err
 		}
 	}
 }
 
-func (p *Puller) attempt(ctx context.Context, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig, auths []*runtimeapi.AuthConfig) error {
+func (p *Puller) attempt(ctx context.Context, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig, logins []login) (pulled, error) {
 	select {
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
 	case <-ctx.Done():
-		return context.Canceled
+		return pulled{}, context.Canceled
 	}
-	if len(auths) == 0 {
-		auths = []*runtimeapi.AuthConfig{nil}
+	begin := p.now()
+	if len(logins) == 0 {
+		logins = []login{{}}
 	}
 	var errs []error
-	for _, a := range auths {
-		_, err := p.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: a, SandboxConfig: sandbox})
+	for i := range logins {
+		_, err := p.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: logins[i].auth, SandboxConfig: sandbox})
 		if err == nil {
-			return nil
+			return pulled{used: &logins[i], took: p.now().Sub(begin)}, nil
 		}
 		if ctx.Err() != nil {
-			return context.Canceled
+			return pulled{}, context.Canceled
 		}
 		errs = append(errs, err)
 	}
 	if len(errs) == 1 {
-		return errs[0]
+		return pulled{}, errs[0]
 	}
-	return errors.Join(errs...)
+	return pulled{}, errors.Join(errs...)
 }

@@ -25,7 +25,11 @@ func puller(t *testing.T, rt *fakecri.Runtime, parallel int) *Puller {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	return New(c.Images, parallel)
+	p, err := New(Config{Images: c.Images, Parallel: parallel})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func TestPolicy(t *testing.T) {
@@ -124,49 +128,6 @@ func TestParallelPulls(t *testing.T) {
 	wg.Wait()
 	if pulls.Load() != 4 || most.Load() > 2 {
 		t.Errorf("%d pulls of 4 images, %d at once with 2 allowed", pulls.Load(), most.Load())
-	}
-}
-
-func TestCredentials(t *testing.T) {
-	secret := func(json string) corev1.Secret {
-		return corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "s"}, Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte(json)}}
-	}
-	entry := func(key, user string) string {
-		return `{"auths":{"` + key + `":{"username":"` + user + `","password":"p"}}}`
-	}
-	for name, c := range map[string]struct {
-		image  string
-		config string
-		want   string
-		err    string
-	}{
-		"host":              {"r.io/a/b:1", entry("r.io", "u"), "u", ""},
-		"host with a port":  {"r.io:5000/a", entry("r.io:5000", "u"), "u", ""},
-		"another port":      {"r.io:5000/a", entry("r.io", "u"), "", ""},
-		"path":              {"r.io/a/b:1", entry("r.io/a", "u"), "u", ""},
-		"not half a path":   {"r.io/ab:1", entry("r.io/a", "u"), "", ""},
-		"another host":      {"r.io/a", entry("q.io", "u"), "", ""},
-		"docker hub of old": {"busybox", entry("https://index.docker.io/v1/", "u"), "u", ""},
-		"wildcard":          {"x.r.io/a", entry("*.r.io", "u"), "u", ""},
-		"wildcard's depth":  {"x.y.r.io/a", entry("*.r.io", "u"), "", ""},
-		"auth":              {"r.io/a", `{"auths":{"r.io":{"auth":"dTpwOnE="}}}`, "u", ""},
-		"not base64":        {"r.io/a", `{"auths":{"r.io":{"auth":"%"}}}`, "", "isn't base64"},
-		"not JSON":          {"r.io/a", `{`, "", "pull secret ns/s isn't a docker config"},
-		"specific first":    {"r.io/a/b", `{"auths":{"r.io":{"username":"wide"},"r.io/a":{"username":"narrow"}}}`, "narrow wide", ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			auths, err := Credentials(c.image, []corev1.Secret{secret(c.config)})
-			if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
-				t.Fatalf("error %v, want %q", err, c.err)
-			}
-			var users []string
-			for _, a := range auths {
-				users = append(users, a.Username)
-			}
-			if got := strings.Join(users, " "); got != c.want {
-				t.Errorf("logins %q, want %q", got, c.want)
-			}
-		})
 	}
 }
 

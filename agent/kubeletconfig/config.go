@@ -68,7 +68,11 @@ type Configuration struct {
 	ImageGCLowThresholdPercent  int32           `json:"imageGCLowThresholdPercent" zero:""`
 	SerializeImagePulls         *bool           `json:"serializeImagePulls"`
 	MaxParallelImagePulls       *int32          `json:"maxParallelImagePulls"`
-	VolumeStatsAggPeriod        metav1.Duration `json:"volumeStatsAggPeriod"`
+
+	ImagePullCredentialsVerificationPolicy string   `json:"imagePullCredentialsVerificationPolicy"`
+	PreloadedImagesVerificationAllowlist   []string `json:"preloadedImagesVerificationAllowlist"`
+
+	VolumeStatsAggPeriod metav1.Duration `json:"volumeStatsAggPeriod"`
 
 	CgroupRoot                    string            `json:"cgroupRoot"`
 	CPUCFSQuota                   bool              `json:"cpuCFSQuota" zero:""`

@@ -78,6 +78,14 @@ func (c *Configuration) Validate() []error {
 	} else if n != nil && *n > 1 && c.SerializeImagePulls != nil && *c.SerializeImagePulls {
 		wrong("maxParallelImagePulls", "%d images can't be pulled at once with serializeImagePulls: true", *n)
 	}
+	switch p := c.ImagePullCredentialsVerificationPolicy; p {
+	case "", "NeverVerify", "NeverVerifyPreloadedImages", "NeverVerifyAllowlistedImages", "AlwaysVerify":
+		if len(c.PreloadedImagesVerificationAllowlist) > 0 && p != "NeverVerifyAllowlistedImages" {
+			wrong("preloadedImagesVerificationAllowlist", "can only be set if imagePullCredentialsVerificationPolicy is NeverVerifyAllowlistedImages")
+		}
+	default:
+		wrong("imagePullCredentialsVerificationPolicy", "%q: use NeverVerify, NeverVerifyPreloadedImages, NeverVerifyAllowlistedImages or AlwaysVerify", p)
+	}
 	if p := c.CPUCFSQuotaPeriod.Duration; p < time.Millisecond || p > time.Second {
 		wrong("cpuCFSQuotaPeriod", "%v is not between 1ms and 1s", p)
 	}

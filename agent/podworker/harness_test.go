@@ -59,8 +59,12 @@ func (n *node) start(dir string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	puller, err := image.New(image.Config{Images: client.Images, Parallel: 5})
+	if err != nil {
+		n.t.Fatal(err)
+	}
 	n.m = New(ctx, Config{PodLogDir: dir + "/log/pods", PodsDir: dir + "/pods", ClusterDomain: "cluster.local", ClusterDNS: []string{"10.43.0.10"}, MaxPods: 110}, Deps{
-		CRI: client, Images: image.New(client.Images, 5), Volumes: n, Cgroups: cgroups{n}, Node: info{}, Objects: n, Services: n, Statuses: n, Events: n,
+		CRI: client, Images: puller, Volumes: n, Cgroups: cgroups{n}, Node: info{}, Objects: n, Services: n, Statuses: n, Events: n,
 		Handler: func(_ context.Context, class string) (string, error) { return class, nil }, Runtime: "fake", Log: slog.New(slog.DiscardHandler),
 	})
 	synced := make(chan struct{}, 1)

@@ -32,11 +32,13 @@ import (
 // Flags are a node's flags as given.
 type Flags struct {
 	NodeName, PodLogDir, CgroupRoot, RuntimeEndpoint, ResolvConf, ClusterDNS, KubeletDir string
-	ConfigFile, DropIns                                                      string
-	NodeIPs, Labels, Taints                                                  []string
-	MaxPods, KubeletPort                                                     int32
-	PodPIDs                                                                  int64
-	NoProxy                                                                  bool
+	ConfigFile, DropIns                                                                  string
+	NodeIPs, Labels, Taints                                                              []string
+	MaxPods, KubeletPort                                                                 int32
+	PodPIDs                                                                              int64
+	NoProxy                                                                              bool
+
+	ProviderConfig, ProviderBinDir string
 
 	set *pflag.FlagSet
 }
@@ -55,6 +57,8 @@ func (f *Flags) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.CgroupRoot, "cgroup-root", def.CgroupRoot, "cgroup below which the pods' cgroups are made")
 	fs.StringVar(&f.KubeletDir, "kubelet-dir", "", "where plugins look for the kubelet (default /var/lib/kubelet, or <data-dir>/kubelet where --data-dir is given)")
 	fs.StringVar(&f.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket of another runtime, unix:///run/containerd/containerd.sock (default Mote's own)")
+	fs.StringVar(&f.ProviderConfig, "image-credential-provider-config", "", "CredentialProviderConfig file, or directory of them: plugins that know credentials of registries")
+	fs.StringVar(&f.ProviderBinDir, "image-credential-provider-bin-dir", "", "where those plugins' programs are")
 	fs.StringVar(&f.ResolvConf, "resolv-conf", def.ResolverConfig, "resolver file of the node, for pods with dnsPolicy Default")
 	fs.StringVar(&f.ClusterDNS, "cluster-dns", "10.43.0.10", "address of cluster DNS, answered on every node; empty turns it off")
 	fs.Int32Var(&f.MaxPods, "max-pods", def.MaxPods, "how many pods the node takes")
@@ -145,6 +149,7 @@ func (f *Flags) Config(dirs layout.Dirs, clusterCIDR, serviceCIDR, clusterDomain
 		return Config{}, err
 	}
 	c := Config{NoProxy: f.NoProxy, Agent: agent.Config{Dirs: dirs, NodeName: name, Kubelet: kubelet, KubeletDir: f.KubeletDir, ClusterCIDR: clusterCIDR, Log: slog.Default()}}
+	c.Agent.CredentialProviderConfig, c.Agent.CredentialProviderBinDir = f.ProviderConfig, f.ProviderBinDir
 	if c.ClusterCIDR, err = netip.ParsePrefix(clusterCIDR); err != nil {
 		return c, fmt.Errorf("--cluster-cidr %q is not a range: give one like 10.42.0.0/16", clusterCIDR)
 	}
