@@ -67,5 +67,9 @@ conformance: build ## upstream's conformance suite against the lab (root, long);
 crossings: build ## the upstream kubelet on mote-runtime, and mote agent on containerd, with the specs of test/crossings/smoke (root, long)
 	@test/conformance/build >/dev/null && test/peers/build >/dev/null && test/crossings/run
 
+cri-compare: deps ## critest and test/cri against mote-runtime and containerd (root, long); writes docs/conformance.md
+	@test/peers/build
+	@go run ./test/peers/compare
+
 clean: ## remove what the build made
 	@rm -rf $(BIN)

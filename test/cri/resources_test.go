@@ -119,7 +119,7 @@ func TestEvents(t *testing.T) {
 	}
 	time.Sleep(100 * time.Millisecond) // until the server has subscribed us
 	p := newPod(t)
-	c := p.run("exit 3")
+	c := p.run("sleep 0.3; exit 3")
 	var seen []string
 	for len(seen) < 3 {
 		event, err := stream.Recv()

@@ -1,0 +1,223 @@
+// Command compare runs test/cri and cri-tools' suite in it against mote-runtime and containerd, and writes what passed as
+// a table between the lines "<!-- cri -->" and "<!-- /cri -->" of a Markdown file.
+//
+// Reads:  test/cri; what test/peers/build made.
+// Writes: the file named by -doc, and the tests' output into -logs.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+var runtimes = []string{"mote", "containerd"}
+
+func main() {
+	doc := flag.String("doc", "docs/conformance.md", "the file with the table")
+	logs := flag.String("logs", os.TempDir(), "where cri-mote.json and cri-containerd.json go")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := compare(ctx, *doc, *logs); err != nil {
+		fmt.Fprintln(os.Stderr, "compare:", err)
+		os.Exit(1)
+	}
+}
+
+func compare(ctx context.Context, doc, logs string) error {
+	areas, err := areasOf("test/cri")
+	if err != nil {
+		return err
+	}
+	results := map[string]outcomes{}
+	for _, name := range runtimes {
+		raw, err := runTests(ctx, name)
+		if err := os.WriteFile(filepath.Join(logs, "cri-"+name+".json"), raw, 0o600); err != nil {
+			return err
+		}
+		if len(raw) == 0 {
+			return fmt.Errorf("the tests on %s said nothing: %w", name, err)
+		}
+		results[name] = leaves(raw)
+	}
+	text := render(table(results, areas), differences(results))
+	fmt.Print(text)
+	return insert(doc, text)
+}
+
+// runTests returns the events of one run; failed tests are no error.
+func runTests(ctx context.Context, name string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-timeout", "30m", "-tags", "netgo,osusergo,seccomp", "./test/cri")
+	cmd.Env = append(os.Environ(), "CRI_RUNTIME="+name, "CRITEST=1")
+	cmd.Stderr = os.Stderr
+	return cmd.Output()
+}
+
+// outcomes are pass, fail or skip by test.
+type outcomes map[string]string
+
+// leaves takes the tests without subtests out of the events.
+func leaves(raw []byte) outcomes {
+	all := outcomes{}
+	lines := bufio.NewScanner(bytes.NewReader(raw))
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		var event struct{ Action, Test string }
+		if json.Unmarshal(lines.Bytes(), &event) != nil || event.Test == "" || strings.Contains(event.Test, "benchmark") {
+			continue
+		}
+		switch event.Action {
+		case "pass", "fail", "skip":
+			all[event.Test] = event.Action
+		}
+	}
+	for name := range maps.Clone(all) {
+		for i := strings.LastIndexByte(name, '/'); i > 0; i = strings.LastIndexByte(name[:i], '/') {
+			delete(all, name[:i])
+		}
+	}
+	return all
+}
+
+var (
+	testFunction = regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`)
+	// critest's own headings; a longer one stands before its beginning.
+	headings = []string{
+		"AppArmor", "Container_Mount_Propagation", "Container_Mount_Readonly", "Container_OOM", "Container", "Idempotence",
+		"Image_Consistency", "Image_Identifier_Consistency", "Image_Manager", "Multiple_Containers", "Networking", "PodSandbox",
+		"Runtime_info", "Security_Context", "SELinux", "Streaming",
+	}
+)
+
+// areasOf maps every test to the file that holds it.
+func areasOf(dir string) (map[string]string, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	if err != nil {
+		return nil, err
+	}
+	areas := map[string]string{}
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		for _, found := range testFunction.FindAllSubmatch(raw, -1) {
+			areas[string(found[1])] = "test/cri: " + strings.TrimSuffix(filepath.Base(file), "_test.go")
+		}
+	}
+	return areas, nil
+}
+
+func area(test string, areas map[string]string) string {
+	top, rest, _ := strings.Cut(test, "/")
+	if top != "TestCritest" {
+		return areas[top]
+	}
+	for _, heading := range headings {
+		if strings.HasPrefix(rest, heading) {
+			return "critest: " + strings.ReplaceAll(heading, "_", " ")
+		}
+	}
+	return "critest: other"
+}
+
+// count is passed and skipped of all.
+type count struct{ passed, skipped, all int }
+
+func (c count) String() string {
+	out := fmt.Sprintf("%d/%d", c.passed, c.all)
+	if c.skipped > 0 {
+		out += fmt.Sprintf(", %d skipped", c.skipped)
+	}
+	return out
+}
+
+func table(results map[string]outcomes, areas map[string]string) map[string]map[string]count {
+	rows := map[string]map[string]count{}
+	for name, all := range results {
+		for test, outcome := range all {
+			suite, _, _ := strings.Cut(area(test, areas), ":")
+			for _, row := range []string{area(test, areas), suite + ": **total**"} {
+				if rows[row] == nil {
+					rows[row] = map[string]count{}
+				}
+				c := rows[row][name]
+				c.all++
+				switch outcome {
+				case "pass":
+					c.passed++
+				case "skip":
+					c.skipped++
+				}
+				rows[row][name] = c
+			}
+		}
+	}
+	return rows
+}
+
+// differences lists what one of them fails or skips.
+func differences(results map[string]outcomes) []string {
+	names := map[string]bool{}
+	for _, all := range results {
+		for test := range all {
+			names[test] = true
+		}
+	}
+	var out []string
+	for _, test := range slices.Sorted(maps.Keys(names)) {
+		said := make([]string, len(runtimes))
+		for i, name := range runtimes {
+			said[i] = results[name][test]
+		}
+		if slices.Contains(said, "fail") || said[0] == "skip" && said[1] != "skip" {
+			out = append(out, fmt.Sprintf("- `%s`: %s %s, %s %s", strings.TrimPrefix(test, "TestCritest/"), runtimes[0], word(said[0]), runtimes[1], word(said[1])))
+		}
+	}
+	return out
+}
+
+func word(outcome string) string {
+	if outcome == "" {
+		return "didn't run"
+	}
+	return outcome
+}
+
+func render(rows map[string]map[string]count, differ []string) string {
+	var out strings.Builder
+	out.WriteString("| | mote-runtime | containerd |\n|---|---|---|\n")
+	for _, row := range slices.Sorted(maps.Keys(rows)) {
+		fmt.Fprintf(&out, "| %s | %v | %v |\n", row, rows[row]["mote"], rows[row]["containerd"])
+	}
+	if len(differ) > 0 {
+		out.WriteString("\nFailed by one of them, or skipped by mote-runtime alone:\n\n" + strings.Join(differ, "\n") + "\n")
+	}
+	return out.String()
+}
+
+func insert(path, text string) error {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	const begin, end = "<!-- cri -->\n", "<!-- /cri -->"
+	before, rest, found := strings.Cut(string(raw), begin)
+	_, after, ended := strings.Cut(rest, end)
+	if !found || !ended {
+		return fmt.Errorf("%s has no lines %q and %q: add them where the table shall be", path, strings.TrimSpace(begin), end)
+	}
+	return os.WriteFile(path, []byte(before+begin+text+end+after), 0o644)
+}
