@@ -63,14 +63,11 @@ func (s *Service) buildSpec(sb *sandbox, c *container, img image.Image, purpose 
 			return nil, fmt.Errorf("host devices: %w", err)
 		}
 	}
-	if len(c.config.GetCDIDevices()) > 0 {
-		return nil, fmt.Errorf("CDI devices are not supported by this runtime yet: %w", errInvalid)
-	}
 	out, err := spec.Build(in)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errInvalid, err)
 	}
-	return out, nil
+	return out, s.injectCDI(c, out)
 }
 
 func (s *Service) namespacesFor(sb *sandbox, c *container) (spec.Namespaces, error) {

@@ -42,6 +42,7 @@ type Config struct {
 	RunDir     string   // Run
 	CNIConfDir string   // Data/cni/net.d
 	CNIBinDirs []string // where plugins are looked for, in order
+	CDIDirs    []string // where devices are described, the more important last; empty: /etc/cdi, /run/cdi
 	HoldSocket string   // Run/hold.sock
 	HoldLock   int      // our share of the holder's lock (hold.InheritedLock), or -1
 	Holder     string   // path of mote-hold, to become it and for shared PID namespaces
@@ -80,6 +81,9 @@ var _ cri.RuntimeServiceServer = (*Service)(nil)
 func New(cfg Config) (*Service, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
+	}
+	if len(cfg.CDIDirs) == 0 {
+		cfg.CDIDirs = defaultCDIDirs
 	}
 	for _, dir := range []string{
 		filepath.Join(cfg.DataDir, "state"), filepath.Join(cfg.RunDir, "netns"), filepath.Join(cfg.RunDir, "ns"),

@@ -58,6 +58,7 @@ func run(args []string, lock int) error {
 	flags.StringVar(&dirs.Config, "config-dir", dirs.Config, "where registries.yaml is")
 	confDir := flags.String("cni-conf-dir", "", "CNI configuration (default <data-dir>/cni/net.d)")
 	binDirs := flags.StringSlice("cni-bin-dir", nil, "where CNI plugins are (default this program's directory, /opt/cni/bin)")
+	cdiDirs := flags.StringSlice("cdi-spec-dirs", nil, "where CDI devices are described (default /etc/cdi, /run/cdi)")
 	level := flags.String("log-level", "info", "debug, info, warn or error")
 	noHold := flags.Bool("no-hold", false, "run without mote-hold: a restart loses output and exit codes")
 	if err := flags.Parse(args[1:]); err != nil {
@@ -93,7 +94,7 @@ func run(args []string, lock int) error {
 		*binDirs = []string{filepath.Dir(self), "/opt/cni/bin"}
 	}
 	cfg := runtime.Config{
-		DataDir: dirs.Runtime(), RunDir: dirs.Run, CNIConfDir: *confDir, CNIBinDirs: *binDirs,
+		DataDir: dirs.Runtime(), RunDir: dirs.Run, CNIConfDir: *confDir, CNIBinDirs: *binDirs, CDIDirs: *cdiDirs,
 		HoldSocket: dirs.HoldSocket(), HoldLock: lock, Holder: holder, Args: append([]string{self}, args[1:]...),
 		Version: strings.TrimPrefix(version.Version, "v"), Log: log,
 	}

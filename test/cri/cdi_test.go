@@ -24,9 +24,9 @@ func TestCDI(t *testing.T) {
 	text := fmt.Sprintf(`{"cdiVersion":"0.6.0","kind":%q,
 		"containerEdits":{"env":["THING_VENDOR=mote"]},
 		"devices":[
-			{"name":"zero","containerEdits":{
-				"deviceNodes":[{"path":"/dev/thing","hostPath":"/dev/zero","type":"c","major":1,"minor":5,"permissions":"r"}],
-				"env":["THING=zero"],
+			{"name":"log","containerEdits":{
+				"deviceNodes":[{"path":"/dev/thing","hostPath":"/dev/loop-control","type":"c","major":10,"minor":237,"permissions":"w"}],
+				"env":["THING=log"],
 				"mounts":[{"hostPath":%q,"containerPath":"/usr/lib/thing","options":["ro","bind"]}]}},
 			{"name":"full","containerEdits":{"deviceNodes":[{"path":"/dev/full2","hostPath":"/dev/full"}]}}]}`, kind, dir)
 	file := filepath.Join(registry, fmt.Sprintf("mote-test-%d.json", os.Getpid()))
@@ -43,9 +43,9 @@ func TestCDI(t *testing.T) {
 	}
 
 	p := newPod(t)
-	got := p.output(`echo $THING $THING_VENDOR; cat /usr/lib/thing/lib; head -c 3 /dev/thing | wc -c; (echo x > /dev/thing) 2>&1; (echo x > /dev/full2) 2>&1; touch /usr/lib/thing/x 2>&1`, want("zero", "full"))
+	got := p.output(`echo $THING $THING_VENDOR; cat /usr/lib/thing/lib; (: > /dev/thing) && echo opened; (: < /dev/thing) 2>&1; (echo x > /dev/full2) 2>&1; touch /usr/lib/thing/x 2>&1`, want("log", "full"))
 	for _, part := range []string{
-		"zero mote\n", "library\n", "3\n", "/dev/thing: Operation not permitted", "No space left", "Read-only",
+		"log mote\n", "library\n", "opened\n", "/dev/thing: Operation not permitted", "No space left", "Read-only",
 	} {
 		if !strings.Contains(got, part) {
 			t.Errorf("no %q in %q", part, got)

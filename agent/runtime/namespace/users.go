@@ -18,13 +18,13 @@ type Users struct{ UID, GID, Length uint32 }
 var ErrNoUsers = errors.New("user namespaces can't be made on this host (see /proc/sys/user/max_user_namespaces and the kernel's CONFIG_USER_NS)")
 
 // newChild makes a process in new namespaces of the pins' kinds, all owned by the new user namespace. It has never run
-// an instruction: it stops, traced, at the end of execve. endChild takes it away; the thread must stay locked until then.
+// an instruction: it stops, traced, at the end of execve (and would end by itself). endChild takes it away; the thread must stay locked until then.
 func newChild(p Pins, users Users) (int, error) {
 	flags := uintptr(unix.CLONE_NEWUSER)
 	for _, each := range p.each() {
 		flags |= uintptr(each.flag)
 	}
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{"mote-runtime", "namespaces"}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{"mote-runtime", "--help"}, &syscall.ProcAttr{
 		Env: []string{},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags: flags, Ptrace: true, Pdeathsig: unix.SIGKILL, GidMappingsEnableSetgroups: true,
