@@ -154,7 +154,16 @@ func (s *Store) commitLayer(tmp, diffID string, info layerInfo) error {
 	if err := syncTree(tmp); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, s.layerDir(diffID)); err != nil && !errors.Is(err, os.ErrExist) {
+	err = os.Rename(tmp, s.layerDir(diffID))
+	if errors.Is(err, os.ErrExist) { // remains of a damaged one
+		gone, merr := s.moveLayer(filepath.Base(s.layerDir(diffID)))
+		if merr != nil {
+			return merr
+		}
+		defer os.RemoveAll(gone)
+		err = os.Rename(tmp, s.layerDir(diffID))
+	}
+	if err != nil {
 		return err
 	}
 	return syncDir(s.path("layers"))

@@ -92,6 +92,9 @@ func (s *Store) pullFrom(ctx context.Context, named reference.Named, e endpoint,
 				l.unpacked()
 			}
 		}
+		if errors.Is(err, unix.ENOSPC) { // the space is needed more than the head start of the next attempt
+			l.unpacked()
+		}
 	}
 	return id, err
 }
