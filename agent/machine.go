@@ -51,7 +51,7 @@ func settle(k *kubeletconfig.Configuration, event func(kind, reason, message str
 		return
 	}
 	limit = syscall.Rlimit{Cur: uint64(k.MaxOpenFiles), Max: uint64(k.MaxOpenFiles)}
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil && k.MaxOpenFiles != kubeletconfig.Default().MaxOpenFiles {
 		event(corev1.EventTypeWarning, "MaxOpenFilesNotSet", fmt.Sprintf("maxOpenFiles %d is refused by the kernel (it needs CAP_SYS_RESOURCE): set LimitNOFILE= in the systemd unit", k.MaxOpenFiles))
 	}
 }

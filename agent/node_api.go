@@ -24,7 +24,7 @@ func (a *Agent) certificates(p *parts) error {
 	cfg := pki.Config{
 		Dir: filepath.Join(a.cfg.Dirs.Agent(), "pki"), NodeName: a.cfg.NodeName, CSRs: p.api.client.CertificateSigningRequests(),
 		// An identity that lies elsewhere is its owner's to renew.
-		Client: a.cfg.Kubelet.RotateCertificates && filepath.Dir(a.cfg.REST.CertFile) == filepath.Join(a.cfg.Dirs.Agent(), "pki"),
+		Client:   a.cfg.Kubelet.RotateCertificates && filepath.Dir(a.cfg.REST.CertFile) == filepath.Join(a.cfg.Dirs.Agent(), "pki"),
 		CertFile: a.cfg.Kubelet.TLSCertFile, KeyFile: a.cfg.Kubelet.TLSPrivateKeyFile, Log: a.cfg.Log,
 	}
 	for _, ip := range p.node.HostIPs() {
@@ -55,13 +55,19 @@ func (a *Agent) nodeAPI(p *parts) error {
 // serverConfig is the node API, in the terms of the configuration file.
 func (a *Agent) serverConfig(p *parts) (server.Config, error) {
 	k := &a.cfg.Kubelet
+	volumes := &volumeStats{a: a, p: p, hold: k.VolumeStatsAggPeriod.Duration}
 	cfg := server.Config{
 		NodeName: a.cfg.NodeName, Address: net.JoinHostPort(k.Address, strconv.Itoa(int(k.Port))), Certificate: p.certs.Serving, Reviews: p.api.client,
 		Pods: p.pods, Runtime: p.cri, Usage: p.cgroups, PodLogDir: k.PodLogsDir, DataDir: a.cfg.Dirs.Data, Capacity: p.node.Capacity,
 		NoDebugging: !k.EnableDebuggingHandlers, NoSystemLogs: !k.EnableSystemLogHandler,
 		Anonymous: isTrue(k.Authentication.Anonymous.Enabled), NoTokens: !isTrue(k.Authentication.Webhook.Enabled), AllowAll: k.Authorization.Mode == "AlwaysAllow",
 		TokenTTL: k.Authentication.Webhook.CacheTTL.Duration, AllowedTTL: k.Authorization.Webhook.CacheAuthorizedTTL.Duration, DeniedTTL: k.Authorization.Webhook.CacheUnauthorizedTTL.Duration,
-		Configz: a.configz(), Metrics: p.metrics, Log: a.cfg.Log,
+		Configz: a.configz(), Metrics: a.metrics(p), Probes: p.pods.ProbeMetrics,
+		Detail: p.cgroups.Detail, Volumes: volumes.of, Logs: volumes.logs, Log: a.cfg.Log,
+		Sandboxes: func(ctx context.Context) ([]*runtimeapi.PodSandboxStats, error) {
+			r, err := p.cri.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{})
+			return r.GetStats(), err
+		},
 	}
 	var err error
 	if cfg.TLS, err = k.ServingTLS(); err != nil {

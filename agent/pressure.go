@@ -26,7 +26,9 @@ func (a *Agent) evictor(p *parts) (*evict.Evictor, error) {
 		NodeDir: a.cfg.Dirs.Agent(), ImageDir: a.imageDir(p), Thresholds: thresholds, MaxGrace: time.Duration(k.EvictionMaxGrace) * time.Second,
 		Hold: k.EvictionPressureTransitionPeriod.Duration, Limits: k.LocalStorageCapacityIsolation, Pods: evictable{a, p}, Changed: p.node.Poke,
 		Event: a.nodeEvent(p), Memory: p.cgroups.MemoryMount(), Log: a.cfg.Log,
-		Reclaim: func(ctx context.Context) error { return errors.Join(removeOld(ctx, p), p.images.DeleteUnused(ctx, time.Now())) },
+		Reclaim: func(ctx context.Context) error {
+			return errors.Join(removeOld(ctx, p), p.images.DeleteUnused(ctx, time.Now()))
+		},
 	}
 	if enforced, _ := a.reservations(); len(enforced(nil)) > 0 {
 		// Pods are bounded as a whole: what they have left of that counts like what the machine has left.
@@ -115,11 +117,10 @@ func (e evictable) Usage(ctx context.Context, pod *corev1.Pod, disk bool) evict.
 	if !disk {
 		return u
 	}
-	volumes := filepath.Join(e.cfg.Dirs.Agent(), "pods", string(pod.UID), "volumes")
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		if v.EmptyDir != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault {
-			u.Volumes[v.Name] = e.tree(pod, filepath.Join(volumes, "kubernetes.io~empty-dir", v.Name))
+			u.Volumes[v.Name] = e.emptyDir(pod, v.Name)
 		}
 	}
 	return u
@@ -135,6 +136,10 @@ func (e evictable) writable(ctx context.Context, id string) evict.Disk {
 	}
 	w := r.GetStats().GetWritableLayer()
 	return evict.Disk{Bytes: int64(w.GetUsedBytes().GetValue()), Inodes: int64(w.GetInodesUsed().GetValue())}
+}
+
+func (e evictable) emptyDir(pod *corev1.Pod, name string) evict.Disk {
+	return e.tree(pod, filepath.Join(e.cfg.Dirs.Agent(), "pods", string(pod.UID), "volumes", "kubernetes.io~empty-dir", name))
 }
 
 func (e evictable) tree(pod *corev1.Pod, dir string) evict.Disk {

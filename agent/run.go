@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 
+	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -56,6 +57,7 @@ func New(cfg Config) (*Agent, error) {
 
 // parts are what Run assembles.
 type parts struct {
+	meters   meters
 	cri      *cri.Client
 	version  *runtimeapi.VersionResponse
 	api      *apiServer // nil: standalone
@@ -182,7 +184,7 @@ func wait(ctx context.Context, ch <-chan struct{}) bool {
 
 func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 	cfg := a.cfg
-	p := &parts{}
+	p := &parts{meters: newMeters()}
 	var err error
 	endpoint := cfg.Kubelet.ContainerRuntimeEndpoint
 	if endpoint == "" {
@@ -191,7 +193,7 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 			return nil, err
 		}
 	}
-	if p.cri, err = cri.Dial(endpoint); err != nil {
+	if p.cri, err = cri.Dial(endpoint, grpc.WithUnaryInterceptor(p.meters.runtime.Intercept)); err != nil {
 		return nil, err
 	}
 	if cfg.REST != nil {
@@ -200,6 +202,7 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 		if cfg.Kubelet.KubeAPIQPS > 0 {
 			rc.QPS, rc.Burst = float32(cfg.Kubelet.KubeAPIQPS), int(cfg.Kubelet.KubeAPIBurst)
 		}
+		rc.Wrap(p.meters.requests.Wrap)
 		rc.UserAgent = "mote-agent/" + version.Version
 		client, err := kubeclient.New(rc)
 		if err != nil {
@@ -347,14 +350,14 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 	}
 	deps := podworker.Deps{
 		CRI: p.cri, Images: p.puller, Volumes: p.volumes, Cgroups: p.cgroups, Node: p.node,
-		Objects: p.volumes, Events: p.events, Users: users, Resources: p.allocate, Runtime: p.version.GetRuntimeName(), Log: a.cfg.Log,
+		Objects: p.volumes, Events: watchedEvents{p.events, p.meters.pods}, Users: users, Resources: p.allocate, Runtime: p.version.GetRuntimeName(), Log: a.cfg.Log,
 		Handler: func(context.Context, string) (string, error) { return "", errStandalone },
 		Refuse:  p.refuse,
 	}
 	var api source.API
 	if p.api != nil {
 		p.statuses = status.NewWriter(ctx, p.api, a.cfg.Log)
-		deps.Statuses, deps.Handler = p.statuses, p.api.runtimeHandler
+		deps.Statuses, deps.Handler = watchedStatuses{p.statuses, p.meters.pods}, p.api.runtimeHandler
 		p.services, api = source.NewServices(p.api), p.api
 	} else {
 		p.services = source.NewServices(nil)

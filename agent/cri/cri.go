@@ -47,14 +47,14 @@ type Client struct {
 
 // Dial prepares a client for endpoint (unix:///path or a bare path). It doesn't wait for the runtime: calls fail until
 // it answers, and the connection comes back by itself after the runtime was restarted.
-func Dial(endpoint string) (*Client, error) {
+func Dial(endpoint string, options ...grpc.DialOption) (*Client, error) {
 	if endpoint == "" {
 		return nil, errors.New("no container runtime endpoint: give one with --container-runtime-endpoint")
 	}
 	if endpoint[0] == '/' {
 		endpoint = "unix://" + endpoint
 	}
-	conn, err := grpc.NewClient(endpoint,
+	conn, err := grpc.NewClient(endpoint, append(options,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithIdleTimeout(0), // the event stream lives as long as we do
@@ -62,7 +62,7 @@ func Dial(endpoint string) (*Client, error) {
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: time.Second,
-		}))
+		}))...)
 	if err != nil {
 		return nil, fmt.Errorf("container runtime endpoint %q: %w", endpoint, err)
 	}

@@ -48,10 +48,13 @@ func evictable(pod *corev1.Pod) bool {
 
 // Critical tells whether the node needs a pod itself: one of a file on it, or of system priority.
 func Critical(pod *corev1.Pod) bool {
-	if source := pod.Annotations["kubernetes.io/config.source"]; source != "" && source != "api" {
-		return true
-	}
-	return pod.Annotations["kubernetes.io/config.mirror"] != "" || priority(pod) >= systemCritical
+	return FromFile(pod) || pod.Annotations["kubernetes.io/config.mirror"] != "" || priority(pod) >= systemCritical
+}
+
+// FromFile tells whether a pod is of a manifest on the node.
+func FromFile(pod *corev1.Pod) bool {
+	source := pod.Annotations["kubernetes.io/config.source"]
+	return source != "" && source != "api"
 }
 
 func priority(pod *corev1.Pod) int32 {

@@ -93,6 +93,18 @@ func (c *Certificates) Serving(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return nil, errors.New("the node's serving certificate has not been signed yet")
 }
 
+// ClientUntil is when the client certificate ends; zero if that isn't this package's.
+func (c *Certificates) ClientUntil() time.Time {
+	if !c.cfg.Client {
+		return time.Time{}
+	}
+	cert, err := load(c.path(clientFile))
+	if err != nil {
+		return time.Time{}
+	}
+	return cert.Leaf.NotAfter
+}
+
 // Ready is closed once there is a serving certificate.
 func (c *Certificates) Ready() <-chan struct{} { return c.ready }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/mote-edge/mote/agent/cri"
 	"github.com/mote-edge/mote/agent/criconfig"
 	"github.com/mote-edge/mote/agent/image"
+	"github.com/mote-edge/mote/agent/meter"
 	"github.com/mote-edge/mote/agent/probe"
 )
 
@@ -465,6 +466,9 @@ func (w *worker) current() *corev1.Pod {
 	}
 	return &p
 }
+
+// ProbeMetrics writes what the pods' probes have found.
+func (m *Manager) ProbeMetrics(t *meter.Text) { m.probes.Write(t) }
 
 // Cache is the runtime's picture, for those who list sandboxes and containers without asking the runtime.
 func (m *Manager) Cache() *cri.Cache { return m.cache }

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"fmt"
 	"net/http"
 	"os"
@@ -9,44 +8,19 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mote-edge/mote/agent/cri"
+	"github.com/mote-edge/mote/agent/meter"
 	"github.com/mote-edge/mote/internal/version"
 )
 
-// Metrics writes the Prometheus text format. The client library would bring its registry, collectors and protobuf into
-// every node; values that are read when asked for need none of it.
-type Metrics struct {
-	buf  bytes.Buffer
-	last string
-}
+// Metrics writes the Prometheus text format.
+type Metrics = meter.Text
 
-// Value writes one sample. Samples of one name must follow each other; labels are name, value, name, value, ….
-func (m *Metrics) Value(name, kind, help string, v float64, labels ...string) {
-	if name != m.last {
-		fmt.Fprintf(&m.buf, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
-		m.last = name
-	}
-	m.buf.WriteString(name)
-	for i := 0; i+1 < len(labels); i += 2 {
-		m.buf.WriteByte("{,"[min(i, 1)])
-		m.buf.WriteString(labels[i])
-		m.buf.WriteString(`="`)
-		m.buf.WriteString(escapeLabel.Replace(labels[i+1]))
-		m.buf.WriteByte('"')
-	}
-	if len(labels) > 1 {
-		m.buf.WriteByte('}')
-	}
-	m.buf.WriteByte(' ')
-	m.buf.WriteString(strconv.FormatFloat(v, 'g', -1, 64))
-	m.buf.WriteByte('\n')
-}
-
-var escapeLabel = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
-
-func (m *Metrics) send(w http.ResponseWriter) {
+func send(w http.ResponseWriter, m *Metrics) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_, _ = w.Write(m.buf.Bytes())
+	_, _ = w.Write(m.Bytes())
 }
 
 func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
@@ -72,7 +46,7 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 		s.cfg.Metrics(m)
 	}
 	s.process(m)
-	m.send(w)
+	send(w, m)
 }
 
 // process writes what any Go process tells about itself.
@@ -80,10 +54,31 @@ func (s *Server) process(m *Metrics) {
 	m.Value("go_goroutines", "gauge", "Number of goroutines that currently exist.", float64(runtime.NumGoroutine()))
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
-	m.Value("go_memstats_heap_alloc_bytes", "gauge", "Number of heap bytes allocated and still in use.", float64(stats.HeapAlloc))
+	m.Value("go_info", "gauge", "Information about the Go environment.", 1, "version", runtime.Version())
+	for _, x := range []struct {
+		name, kind, help string
+		v                uint64
+	}{
+		{"go_memstats_alloc_bytes", "gauge", "Number of bytes allocated in heap and currently in use.", stats.Alloc},
+		{"go_memstats_alloc_bytes_total", "counter", "Total number of bytes allocated in heap until now, even if released already.", stats.TotalAlloc},
+		{"go_memstats_heap_alloc_bytes", "gauge", "Number of heap bytes allocated and still in use.", stats.HeapAlloc},
+		{"go_memstats_heap_inuse_bytes", "gauge", "Number of heap bytes that are in use.", stats.HeapInuse},
+		{"go_memstats_heap_objects", "gauge", "Number of currently allocated objects.", stats.HeapObjects},
+		{"go_memstats_stack_inuse_bytes", "gauge", "Number of bytes obtained from system for stack allocator in non-CGO environments.", stats.StackInuse},
+		{"go_memstats_sys_bytes", "gauge", "Number of bytes obtained from system.", stats.Sys},
+		{"go_memstats_mallocs_total", "counter", "Total number of heap objects allocated, both live and gc-ed.", stats.Mallocs},
+		{"go_memstats_frees_total", "counter", "Total number of heap objects frees.", stats.Frees},
+		{"go_memstats_next_gc_bytes", "gauge", "Number of heap bytes when next garbage collection will take place.", stats.NextGC},
+	} {
+		m.Value(x.name, x.kind, x.help, float64(x.v))
+	}
+	m.Value("go_gc_duration_seconds_count", "counter", "Number of garbage collections.", float64(stats.NumGC))
+	m.Value("go_gc_duration_seconds_sum", "counter", "Time for which the program was stopped by garbage collections.", float64(stats.PauseTotalNs)/1e9)
 	m.Value("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", float64(s.started.UnixMilli())/1000)
 	if b, err := os.ReadFile("/proc/self/statm"); err == nil {
 		if f := strings.Fields(string(b)); len(f) > 1 {
+			virtual, _ := strconv.ParseFloat(f[0], 64)
+			m.Value("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", virtual*float64(os.Getpagesize()))
 			pages, _ := strconv.ParseFloat(f[1], 64)
 			m.Value("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", pages*float64(os.Getpagesize()))
 		}
@@ -98,6 +93,10 @@ func (s *Server) process(m *Metrics) {
 			}
 		}
 	}
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
+		m.Value("process_max_fds", "gauge", "Maximum number of open file descriptors.", float64(limit.Cur))
+	}
 	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
 		m.Value("process_open_fds", "gauge", "Number of open file descriptors.", float64(len(fds)))
 	}
@@ -109,7 +108,7 @@ func (s *Server) metricsProbes(w http.ResponseWriter, _ *http.Request) {
 		s.cfg.Probes(m)
 	}
 	m.Value("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", float64(s.started.UnixMilli())/1000)
-	m.send(w)
+	send(w, m)
 }
 
 func (s *Server) metricsResource(w http.ResponseWriter, _ *http.Request) {
@@ -156,39 +155,7 @@ func (s *Server) metricsResource(w http.ResponseWriter, _ *http.Request) {
 	})
 	m.Value("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise", failed)
 	m.Value("scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise", failed)
-	m.send(w)
-}
-
-// metricsCadvisor is the part of cAdvisor's metrics that common dashboards rely on.
-func (s *Server) metricsCadvisor(w http.ResponseWriter, _ *http.Request) {
-	m := &Metrics{}
-	running := s.running()
-	for _, series := range []struct {
-		name, kind, help string
-		value            func(*consumer) float64
-	}{
-		{"container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", func(c *consumer) float64 { return float64(c.usage.CPUNanos) / 1e9 }},
-		{"container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory regardless of when it was accessed", func(c *consumer) float64 { return float64(c.usage.Memory) }},
-		{"container_memory_working_set_bytes", "gauge", "Current working set in bytes.", func(c *consumer) float64 { return float64(c.usage.WorkingSet) }},
-		{"container_memory_rss", "gauge", "Size of RSS in bytes.", func(c *consumer) float64 { return float64(c.usage.RSS) }},
-		{"container_processes", "gauge", "Number of processes running inside the container.", func(c *consumer) float64 { return float64(c.usage.PIDs) }},
-	} {
-		for i := range running {
-			if c := &running[i]; c.err == nil {
-				labels := []string{"container", "", "id", c.path, "image", "", "namespace", c.pod.Namespace, "pod", c.pod.Name}
-				if c.container != nil {
-					labels[1], labels[5] = c.container.Name, c.container.ImageRef
-				}
-				m.Value(series.name, series.kind, series.help, series.value(c), labels...)
-			}
-		}
-	}
-	if s.cfg.Capacity != nil {
-		capacity := s.cfg.Capacity()
-		m.Value("machine_cpu_cores", "gauge", "Number of logical CPU cores.", float64(capacity.Cpu().Value()))
-		m.Value("machine_memory_bytes", "gauge", "Amount of memory installed on the machine.", float64(capacity.Memory().Value()))
-	}
-	m.send(w)
+	send(w, m)
 }
 
 func (c *consumer) labels() []string {

@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/mote-edge/mote/agent/cgroup"
 	"github.com/mote-edge/mote/agent/cri"
@@ -76,6 +77,12 @@ type Config struct {
 	Configz   any    // what /configz shows
 	Capacity  func() corev1.ResourceList
 	Healthy   func() error // what keeps the node agent from its work; nil means nothing can
+	// Detail reads what cAdvisor's metrics have beyond Usage; Sandboxes asks the runtime for its statistics; Volumes says what
+	// a pod's volumes hold, Logs what a container's log files take. All may be nil.
+	Detail    func(cgroup string) cgroup.Detail
+	Sandboxes func(ctx context.Context) ([]*runtimeapi.PodSandboxStats, error)
+	Volumes   func(pod *corev1.Pod) []stats.VolumeStats
+	Logs      func(dir string) (bytes, inodes uint64)
 	// Metrics adds to /metrics, Probes makes /metrics/probes; both may be nil.
 	Metrics func(*Metrics)
 	Probes  func(*Metrics)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/mote-edge/mote/agent/cgroup"
@@ -21,6 +22,7 @@ type consumer struct {
 	container *cri.Container // nil: the pod as a whole
 	path      string
 	usage     cgroup.Usage
+	detail    cgroup.Detail // for those who ask for it
 	err       error
 }
 
@@ -89,10 +91,13 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 	paths := map[string]bool{"/": true}
 	if u, err := s.cfg.Usage.Usage("/"); err == nil {
 		out.Node.CPU, out.Node.Memory = s.cpu("/", u), memory(u)
+		out.Node.Rlimit = rlimit()
 	}
+	var sandboxes map[string]*runtimeapi.PodSandboxStats
 	if !brief {
 		out.Node.Fs = fileSystem(s.cfg.DataDir)
-		out.Node.Runtime = &stats.RuntimeStats{ImageFs: out.Node.Fs}
+		out.Node.Runtime = &stats.RuntimeStats{ImageFs: out.Node.Fs, ContainerFs: out.Node.Fs}
+		sandboxes = s.sandboxes(r)
 	}
 	for _, c := range s.running() {
 		if c.err != nil {
@@ -108,6 +113,13 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 			if c.pod.Status.StartTime != nil {
 				p.StartTime = *c.pod.Status.StartTime
 			}
+			if !brief {
+				p.Network = network(sandboxes[string(c.pod.UID)])
+				if s.cfg.Volumes != nil {
+					p.VolumeStats = s.cfg.Volumes(c.pod)
+				}
+				p.EphemeralStorage = ephemeral(out.Node.Fs, p.VolumeStats, c.pod)
+			}
 			out.Pods = append(out.Pods, p)
 			continue
 		}
@@ -115,9 +127,15 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 		if pod.PodRef.UID != string(c.pod.UID) {
 			continue
 		}
-		pod.Containers = append(pod.Containers, stats.ContainerStats{
+		k := stats.ContainerStats{
 			Name: c.container.Name, StartTime: metav1.NewTime(time.Unix(0, c.container.StartedAt)), CPU: s.cpu(c.path, c.usage), Memory: memory(c.usage),
-		})
+		}
+		if !brief {
+			s.files(&k, &c, out.Node.Fs, sandboxes[string(c.pod.UID)])
+			add(pod.EphemeralStorage, k.Rootfs)
+			add(pod.EphemeralStorage, k.Logs)
+		}
+		pod.Containers = append(pod.Containers, k)
 	}
 	s.samples.keep(paths)
 	writeJSON(w, out)
