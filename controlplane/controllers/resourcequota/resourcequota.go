@@ -39,6 +39,9 @@ import (
 // recount is how often a quota is counted without cause.
 const recount = 5 * time.Minute
 
+// second is when a new quota is counted once more.
+const second = 2 * time.Second
+
 // settle lets the events of a burst come together.
 const settle = 20 * time.Millisecond
 
@@ -72,6 +75,9 @@ func New(cfg Config) (*Controller, error) {
 	quotas, err := keyqueue.WatchChanges(f.ResourceQuotas().Informer(), func(old, q *corev1.ResourceQuota, gone bool) {
 		if !gone && (old == nil || !equality.Semantic.DeepEqual(old.Spec, q.Spec)) {
 			c.queue.Add(types.NamespacedName{Namespace: q.Namespace, Name: q.Name})
+		} else if !gone && old.Status.Hard == nil {
+			// Something made while admission didn't see the quota yet may not have been in the first count either.
+			c.queue.AddAfter(types.NamespacedName{Namespace: q.Namespace, Name: q.Name}, second)
 		}
 	})
 	if err != nil {

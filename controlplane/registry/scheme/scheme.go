@@ -121,6 +121,7 @@ func New() *runtime.Scheme {
 	}
 	utilruntime.Must(addEventConversions(s))
 	utilruntime.Must(addAutoscalingConversions(s))
+	utilruntime.Must(addOldEviction(s))
 	utilruntime.Must(addParameterConversions(s))
 	utilruntime.Must(addFieldLabels(s))
 	utilruntime.Must(defaults.Register(s))
