@@ -97,8 +97,9 @@ func (s *Service) feed(c *container, fd int, in io.Reader) {
 	}
 	_ = unix.Close(c.stdin)
 	c.stdin = -1
-	c.held = append(c.held[:2:2], c.held[3:]...) // without stdin
-	if err := s.keep(c.rec.ID, c.held...); err != nil {
+	fds, thaw := c.descriptors() // without stdin
+	defer thaw()
+	if err := s.keep(c.rec.ID, fds...); err != nil {
 		s.log.Warn("release the stdin of a container", "container", c.rec.ID, "err", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -25,7 +26,7 @@ type container struct {
 	pidfd   int
 	stdin   int   // write end of the stdin pipe, -1 if none
 	tty     int   // the terminal's master, -1 if none
-	held    []int // what mote-hold keeps copies of
+	held    []int // what mote-hold keeps copies of, while there is no pump: during the start, and before it is followed again
 	exited  chan struct{}
 	cleaned chan struct{} // closed when cgroup and mounts of an ended container are gone
 }
@@ -47,11 +48,46 @@ func (c *container) state() state {
 	return c.rec.State
 }
 
-// heldDescriptors are this process' own copies of what the holder keeps, for the day it dies.
-func (c *container) heldDescriptors() []int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(c.held), func(fd int) bool { return fd < 0 })
+// descriptors are this process' own copies of what the holder keeps, in the holder's order. They are as they are said until
+// thaw is called; a stream that has ended is stood for by an empty one. c.mu is held.
+func (c *container) descriptors() (fds []int, thaw func()) {
+	if c.pump == nil {
+		return slices.Clone(c.held), func() {}
+	}
+	out, unfreeze := c.pump.Freeze()
+	var opened []int
+	for i, fd := range out {
+		if fd < 0 && (i == 0 || !c.config.Tty) {
+			if out[i], _ = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); out[i] >= 0 {
+				opened = append(opened, out[i])
+			}
+		}
+	}
+	fds = []int{out[0], out[1], c.stdin, c.pidfd}
+	if c.config.Tty {
+		fds = []int{out[0], c.pidfd}
+	}
+	return slices.DeleteFunc(fds, func(fd int) bool { return fd < 0 }), func() {
+		unfreeze()
+		for _, fd := range opened {
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+// handOver is descriptors for the moment at which this process becomes the holder. Whoever holds c.mu may be the one that
+// found out and waits for that, so it isn't waited for long.
+func (c *container) handOver() (fds []int, thaw func()) {
+	unlock := func() {}
+	for range 100 {
+		if c.mu.TryLock() {
+			unlock = c.mu.Unlock
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	fds, thaw = c.descriptors()
+	return fds, func() { thaw(); unlock() }
 }
 
 // trim drops what only the start needed.
@@ -166,11 +202,11 @@ func signalNumber(name string) (int, error) {
 	case plain == "SIGRTMAX":
 		return 64, nil
 	case strings.HasPrefix(plain, "SIGRTMIN+"):
-		if _, err := fmt.Sscanf(plain, "SIGRTMIN+%d", &offset); err == nil && offset <= 30 {
+		if _, err := fmt.Sscanf(plain, "SIGRTMIN+%d", &offset); err == nil && 0 <= offset && offset <= 30 {
 			return 34 + offset, nil
 		}
 	case strings.HasPrefix(plain, "SIGRTMAX-"):
-		if _, err := fmt.Sscanf(plain, "SIGRTMAX-%d", &offset); err == nil && offset <= 30 {
+		if _, err := fmt.Sscanf(plain, "SIGRTMAX-%d", &offset); err == nil && 0 <= offset && offset <= 30 {
 			return 64 - offset, nil
 		}
 	}

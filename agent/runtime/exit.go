@@ -105,7 +105,7 @@ func (s *Service) finish(c *container, status unix.WaitStatus, known bool) {
 		_ = unix.Close(c.tty)
 		c.tty = -1
 	}
-	c.held, c.pump = nil, nil
+	c.pump = nil
 	c.mu.Unlock()
 	if err := s.saveContainer(c); err != nil {
 		s.log.Error("checkpoint an ended container", "container", c.rec.ID, "err", err)

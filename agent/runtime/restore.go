@@ -62,6 +62,10 @@ func (s *Service) restore(ctx context.Context) error {
 		s.containers[c.rec.ID] = c
 		s.names[containerName(c.config, c.rec.SandboxID)] = c.rec.ID
 	}
+	// All of it at once and first of all: if the holder dies now, this process has it.
+	if err := s.fetchKept(); err != nil {
+		return err
+	}
 	swept := s.sweep()
 	var attached []string
 	for _, sb := range s.sandboxes {
@@ -194,10 +198,7 @@ func (s *Service) restoreContainer(c *container) {
 
 // adopt follows a container that an earlier runtime started; it may have ended meanwhile.
 func (s *Service) adopt(c *container) error {
-	io, pidfd, err := s.takeUp(c)
-	if err != nil {
-		return err
-	}
+	io, pidfd := s.takeUp(c)
 	pump, err := logs.New(logs.Config{SpoolDir: s.spoolDir(c.rec.ID), LogPath: c.logPath, Log: s.log.With("container", c.rec.ID)}, s.poll)
 	if err != nil {
 		return err
@@ -208,7 +209,7 @@ func (s *Service) adopt(c *container) error {
 	if err := pump.Start([2]int{max(io.out, io.master), io.err}); err != nil {
 		return err
 	}
-	c.pump, c.stdin = pump, io.stdin
+	c.pump, c.stdin, c.held = pump, io.stdin, nil
 	status, known := s.exitStatus(c.rec.Pid, c.rec.StartTime, pidfd)
 	s.finish(c, status, known)
 	if s.holder != nil && known {
@@ -220,15 +221,27 @@ func (s *Service) adopt(c *container) error {
 	return nil
 }
 
-// takeUp gets a container's streams and pidfd (-1: unknown) from the holder, or anew from the kernel.
-func (s *Service) takeUp(c *container) (*stdio, int, error) {
-	var kept []int
-	if s.holder != nil {
-		var err error
-		if kept, err = s.holder.Get(c.rec.ID); err != nil {
-			return nil, -1, err
-		}
+// fetchKept gets the streams of all containers from the holder.
+func (s *Service) fetchKept() error {
+	if s.holder == nil {
+		return nil
 	}
+	for id, c := range s.containers {
+		if c.rec.State != stateRunning && c.rec.State != stateStarting {
+			continue
+		}
+		fds, err := s.holder.Get(id)
+		if err != nil {
+			return err
+		}
+		c.held = fds
+	}
+	return nil
+}
+
+// takeUp gets a container's streams and pidfd (-1: unknown) from what the holder kept, or anew from the kernel.
+func (s *Service) takeUp(c *container) (*stdio, int) {
+	kept := c.held
 	io := &stdio{terminal: c.config.Tty, stdin: -1, out: -1, err: -1, master: -1}
 	fresh := false
 	if len(kept) == 0 && !io.terminal {
@@ -257,7 +270,7 @@ func (s *Service) takeUp(c *container) (*stdio, int, error) {
 			s.log.Warn("keep the streams of a container", "container", c.rec.ID, "err", err)
 		}
 	}
-	return io, pidfd, nil
+	return io, pidfd
 }
 
 // reopenPipes opens the ends of a process' standard pipes anew, through /proc: when holder and runtime died together,

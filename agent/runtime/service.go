@@ -55,18 +55,19 @@ type Config struct {
 // Service implements the CRI RuntimeService.
 type Service struct {
 	cri.UnimplementedRuntimeServiceServer
-	cfg     Config
-	log     *slog.Logger
-	host    spec.Host
-	bootID  string
-	poll    *poll.Poller
-	seccomp *seccompcache.Cache
-	holder  *hold.Client // nil: nobody holds, a restart loses output
-	stream  streaming.Server
-	events  broadcaster
-	stats   stats.Cache
-	net     *network.CNI
-	trim    *footprint.Trimmer
+	cfg      Config
+	log      *slog.Logger
+	host     spec.Host
+	bootID   string
+	poll     *poll.Poller
+	seccomp  *seccompcache.Cache
+	holder   *hold.Client // nil: nobody holds, a restart loses output
+	becoming sync.Mutex
+	stream   streaming.Server
+	events   broadcaster
+	stats    stats.Cache
+	net      *network.CNI
+	trim     *footprint.Trimmer
 	usersState
 
 	mu         sync.RWMutex
@@ -180,17 +181,26 @@ func (s *Service) connectHolder() error {
 	if err != nil {
 		return err
 	}
+	client.Gone = s.becomeHolder
 	s.holder = client
 	return s.poll.Add(watch.FD(), s.becomeHolder)
 }
 
-// becomeHolder never returns when it succeeds: see hold.Become.
+// becomeHolder never returns when it succeeds: see hold.Become. Whoever finds out first that the holder is gone calls it,
+// and all others who do wait: no call fails because the holder was killed.
 func (s *Service) becomeHolder() {
+	s.becoming.Lock()
+	defer s.becoming.Unlock()
+	if s.holder == nil {
+		return
+	}
 	s.log.Warn("mote-hold died: this process becomes the holder and starts a new runtime")
 	held := map[string][]int{}
 	s.mu.RLock()
 	for id, c := range s.containers {
-		if fds := c.heldDescriptors(); len(fds) > 0 {
+		fds, thaw := c.handOver() // nothing may close them until this process is another
+		defer thaw()
+		if len(fds) > 0 {
 			held[id] = fds
 		}
 	}

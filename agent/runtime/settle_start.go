@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
 
 	"github.com/mote-edge/mote/agent/runtime/image"
 )
@@ -29,6 +30,10 @@ func (s *Service) settleStart(c *container) bool {
 	}
 	s.log.Info("a container's start was cut short; it can be started again", "container", c.rec.ID)
 	s.killCgroup(c.rec.Cgroup)
+	for _, fd := range c.held {
+		_ = unix.Close(fd)
+	}
+	c.held = nil
 	s.release(c.rec.ID)
 	if err := s.removeCgroup(c.rec.Cgroup); err != nil {
 		s.log.Warn("remove the cgroup of a start that was cut short", "container", c.rec.ID, "err", err)

@@ -157,7 +157,7 @@ func (s *Service) follow(c *container, pidfd int, io *stdio, pump *logs.Pump) er
 		}
 		out = [2]int{io.master, -1}
 	}
-	c.held = append(io.held(), pidfd)
+	c.held = nil
 	c.mu.Unlock()
 	if err := pump.Start(out); err != nil {
 		return err

@@ -17,6 +17,8 @@ import (
 type Client struct {
 	mu sync.Mutex
 	fd int
+	// Gone is called when the holder turns out to be dead, before the call that found it fails. It need not return.
+	Gone func()
 }
 
 // Dial connects to mote-hold.
@@ -40,13 +42,18 @@ func (c *Client) FD() int { return c.fd }
 
 func (c *Client) call(request string, fds []int) (string, []int, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := send(c.fd, request, fds); err != nil {
-		return "", nil, fmt.Errorf("ask mote-hold: %w", err)
+	err := send(c.fd, request, fds)
+	var reply string
+	var got []int
+	if err == nil {
+		reply, got, err = receive(c.fd)
 	}
-	reply, got, err := receive(c.fd)
+	c.mu.Unlock()
 	if err != nil {
-		return "", nil, fmt.Errorf("mote-hold's answer: %w", err)
+		if c.Gone != nil {
+			c.Gone()
+		}
+		return "", nil, fmt.Errorf("ask mote-hold: %w", err)
 	}
 	if message, bad := strings.CutPrefix(reply, "error "); bad {
 		closeAll(got)

@@ -122,6 +122,13 @@ func (p *Pump) Finish() {
 	}
 }
 
+// Freeze stops all copying and returns the read ends as they are, -1 for one that has ended, until thaw is called: the
+// process is about to hand them on.
+func (p *Pump) Freeze() (fds [2]int, thaw func()) {
+	p.mu.Lock()
+	return [2]int{p.stream[Stdout].fd, p.stream[Stderr].fd}, p.mu.Unlock
+}
+
 // Reopen opens the log file's path again, after the kubelet moved the old one away.
 func (p *Pump) Reopen() error {
 	p.mu.Lock()
