@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -172,6 +173,11 @@ func resolvConf(dns *cri.DNSConfig) (string, error) {
 			return "", fmt.Errorf("the host's DNS settings: %w", err)
 		}
 		return string(raw), nil
+	}
+	for _, word := range slices.Concat(dns.Servers, dns.Searches, dns.Options) {
+		if strings.ContainsAny(word, "\n\r") {
+			return "", fmt.Errorf("DNS setting %q is more than one line: %w", word, errInvalid)
+		}
 	}
 	var out strings.Builder
 	if len(dns.Searches) > 0 {

@@ -121,9 +121,7 @@ func writeSysctls(c Config) error {
 	return nil
 }
 
-func ofNetwork(sysctl string) bool {
-	return strings.HasPrefix(sysctl, "net.") || strings.HasPrefix(sysctl, "net/")
-}
+func ofNetwork(path string) bool { return strings.HasPrefix(path, "net/") }
 
 func pinAt(namespace, path string) error {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o444)

@@ -147,10 +147,9 @@ func parseRate(text string) (uint64, error) {
 			continue
 		}
 		value, err := strconv.ParseFloat(number, 64)
-		if err != nil || value <= 0 {
-			continue
+		if rate := value * factor; err == nil && rate >= 1 && rate < 1<<63 { // not so for what is no number
+			return uint64(rate), nil
 		}
-		return uint64(value * factor), nil
 	}
 	return 0, fmt.Errorf("%q is not a bandwidth such as 10M", text)
 }

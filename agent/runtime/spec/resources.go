@@ -8,7 +8,7 @@ import (
 func resources(out *specs.Spec, in Input) {
 	r := in.Container.GetLinux().GetResources()
 	out.Linux.Resources = Resources(r, in.Host)
-	score := max(int(r.GetOomScoreAdj()), in.Host.MinOOMScoreAdj)
+	score := int(min(max(r.GetOomScoreAdj(), int64(in.Host.MinOOMScoreAdj)), 1000))
 	out.Process.OOMScoreAdj = &score
 }
 
