@@ -43,7 +43,9 @@ type Config struct {
 	ClusterCIDR string
 	// NoRoutes leaves the routes to other nodes' pods to somebody else; NoCNIConfig the CNI configuration.
 	NoRoutes, NoCNIConfig bool
-	Log                   *slog.Logger
+	// NoSecretsOnDisk keeps no copy of the pods' Secrets: pods that need one start only with the API server in reach.
+	NoSecretsOnDisk bool
+	Log             *slog.Logger
 }
 
 // Validate says what is wrong with the configuration, and how to mend it.

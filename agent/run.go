@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
@@ -83,6 +84,10 @@ type parts struct {
 	allocate *allocate.Allocator
 }
 
+// offlineAfter is how long the API server may take to list the node's pods before those of the last run are started: an
+// edge node boots without it.
+const offlineAfter = 3 * time.Second
+
 // Run runs the node until ctx ends. Containers go on when it returns: the next run takes them over.
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -152,13 +157,21 @@ func (a *Agent) Run(ctx context.Context) error {
 			if !wait(ctx, listed) {
 				return nil
 			}
-			p.source.Restore()
+			// Pods of the last run are for a server that doesn't answer: one that does knows their statuses, too.
+			answer, cancel := context.WithTimeout(ctx, offlineAfter)
+			go func() {
+				defer cancel()
+				if !wait(answer, p.source.Listed()) && ctx.Err() == nil {
+					p.source.Restore()
+				}
+			}()
 			return p.source.RunAPI(ctx)
 		})
 	}
 	run("orphans", func(ctx context.Context) error {
 		if wait(ctx, listed) && wait(ctx, p.source.Synced()) {
 			p.pods.Synced()
+			p.volumes.Sweep(p.pods.Pods())
 		}
 		return nil
 	})
@@ -330,6 +343,7 @@ func (a *Agent) volumes(p *parts) error {
 		cfg.Objects, cfg.API = objects.API{Client: p.api.client}, p.api
 		certs := nodeCertificates{apiServer: *p.api, uid: p.node.UID}
 		cfg.Trust, cfg.Certificates = certs, certs
+		cfg.KeptDir, cfg.KeepSecrets = filepath.Join(a.cfg.Dirs.Agent(), "kept"), !a.cfg.NoSecretsOnDisk
 	}
 	var err error
 	p.volumes, err = volume.New(cfg)

@@ -3,7 +3,7 @@
 // from the API server when asked for and not kept: environments and pull secrets want the newest value once.
 //
 // Reads:  ConfigMaps and Secrets, one by one, as the node authorizer allows.
-// Writes: nothing.
+// Writes: a copy of them on disk, for the time when the API server is out of reach.
 package objects
 
 import (
@@ -58,6 +58,7 @@ type Source interface {
 // Cache is the shared, counted set of followed objects.
 type Cache struct {
 	source Source
+	kept   *Kept // nil: none
 	notify func(Ref, []types.UID)
 	ctx    context.Context
 	stop   context.CancelFunc
@@ -76,11 +77,11 @@ type entry struct {
 	err    error         // the last failure, until the first success
 }
 
-// New returns an empty cache. notify is told of every change of a followed object after the first answer about it, with
+// New returns an empty cache; kept, which may be nil, answers while the API server is out of reach. notify is told of every change of a followed object after the first answer about it, with
 // those who follow it; it must not block.
-func New(source Source, notify func(Ref, []types.UID)) *Cache {
+func New(source Source, kept *Kept, notify func(Ref, []types.UID)) *Cache {
 	ctx, stop := context.WithCancel(context.Background())
-	return &Cache{source: source, notify: notify, ctx: ctx, stop: stop, entries: map[Ref]*entry{}, owners: map[types.UID]map[Ref]bool{}}
+	return &Cache{source: source, kept: kept, notify: notify, ctx: ctx, stop: stop, entries: map[Ref]*entry{}, owners: map[types.UID]map[Ref]bool{}}
 }
 
 // Close ends every watch.
@@ -156,7 +157,7 @@ func (c *Cache) get(ctx context.Context, ref Ref) (Object, error) {
 	e := c.entries[ref]
 	c.mu.Unlock()
 	if e == nil {
-		obj, _, err := c.source.List(ctx, ref)
+		obj, _, err := c.list(ctx, ref)
 		return found(ref, obj, err)
 	}
 	select {
@@ -167,6 +168,19 @@ func (c *Cache) get(ctx context.Context, ref Ref) (Object, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return found(ref, e.obj, e.err)
+}
+
+// list asks the API server, and the disk if that can't be reached: then there is no version to watch from.
+func (c *Cache) list(ctx context.Context, ref Ref) (Object, string, error) {
+	obj, version, err := c.source.List(ctx, ref)
+	if err == nil {
+		c.kept.save(ref, obj)
+	} else if OutOfReach(err) {
+		if old := c.kept.load(ref); old != nil {
+			return old, "", nil
+		}
+	}
+	return obj, version, err
 }
 
 func found(ref Ref, obj Object, err error) (Object, error) {
@@ -187,12 +201,14 @@ func (c *Cache) follow(ctx context.Context, ref Ref, e *entry) {
 	version := ""
 	for ctx.Err() == nil {
 		if version == "" {
-			obj, rv, err := c.source.List(ctx, ref)
+			obj, rv, err := c.list(ctx, ref)
 			if err == nil {
-				backoff, version = first, rv
 				c.set(ref, e, obj)
 			} else {
 				c.fail(e, err)
+			}
+			if rv != "" {
+				backoff, version = first, rv
 			}
 		}
 		if version != "" {
@@ -237,6 +253,7 @@ func (c *Cache) watchOnce(ctx context.Context, ref Ref, e *entry, version string
 				return "", fmt.Errorf("watch of %s sent a %T", ref.Kind, event.Object)
 			}
 			version = obj.GetResourceVersion()
+			c.kept.save(ref, obj)
 			c.set(ref, e, obj)
 			if c.immutable(e) {
 				return version, nil
@@ -245,6 +262,7 @@ func (c *Cache) watchOnce(ctx context.Context, ref Ref, e *entry, version string
 			if obj, ok := event.Object.(Object); ok {
 				version = obj.GetResourceVersion()
 			}
+			c.kept.save(ref, nil)
 			c.set(ref, e, nil)
 		case watch.Error:
 			return "", apierrors.FromObject(event.Object)

@@ -100,7 +100,7 @@ func TestSharedWatchLivesWhileFollowed(t *testing.T) {
 	s, ref := newServer(), Ref{ConfigMaps, "ns", "a"}
 	s.put(ref, configMap("a", "1"))
 	told := make(chan []types.UID, 16)
-	c := New(s, func(_ Ref, owners []types.UID) { told <- owners })
+	c := New(s, nil, func(_ Ref, owners []types.UID) { told <- owners })
 	defer c.Close()
 	c.Follow("pod1", []Ref{ref})
 	c.Follow("pod2", []Ref{ref})
@@ -126,7 +126,7 @@ func TestSharedWatchLivesWhileFollowed(t *testing.T) {
 
 func TestUnfollowedIsReadOnce(t *testing.T) {
 	s := newServer()
-	c := New(s, func(Ref, []types.UID) { t.Error("nobody follows anything") })
+	c := New(s, nil, func(Ref, []types.UID) { t.Error("nobody follows anything") })
 	defer c.Close()
 	if _, err := c.Secret(t.Context(), "ns", "none"); !apierrors.IsNotFound(err) || err.Error() != `secret "none" not found` {
 		t.Errorf("missing secret: %v", err)
@@ -139,7 +139,7 @@ func TestUnfollowedIsReadOnce(t *testing.T) {
 func TestMissingObjectAppears(t *testing.T) {
 	s, ref := newServer(), Ref{ConfigMaps, "ns", "late"}
 	told := make(chan Ref, 16)
-	c := New(s, func(r Ref, _ []types.UID) { told <- r })
+	c := New(s, nil, func(r Ref, _ []types.UID) { told <- r })
 	defer c.Close()
 	c.Follow("pod", []Ref{ref})
 	if _, err := c.ConfigMap(t.Context(), "ns", "late"); !apierrors.IsNotFound(err) {
@@ -158,7 +158,7 @@ func TestImmutableIsNotWatched(t *testing.T) {
 	cm := configMap("fixed", "1")
 	cm.Immutable = &yes
 	s.put(ref, cm)
-	c := New(s, func(Ref, []types.UID) {})
+	c := New(s, nil, func(Ref, []types.UID) {})
 	defer c.Close()
 	c.Follow("pod", []Ref{ref})
 	if _, err := c.ConfigMap(t.Context(), "ns", "fixed"); err != nil {
@@ -173,7 +173,7 @@ func TestImmutableIsNotWatched(t *testing.T) {
 func TestExpiredWatchListsAgainAndErrorsHeal(t *testing.T) {
 	s, ref := newServer(), Ref{ConfigMaps, "ns", "a"}
 	s.listErr = errors.New("connection refused")
-	c := New(s, func(Ref, []types.UID) {})
+	c := New(s, nil, func(Ref, []types.UID) {})
 	defer c.Close()
 	c.Follow("pod", []Ref{ref})
 	if _, err := c.ConfigMap(t.Context(), "ns", "a"); err == nil || err.Error() != "connection refused" {

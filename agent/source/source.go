@@ -61,6 +61,7 @@ type Pods struct {
 	mirrors map[string]*corev1.Pod // by namespace/name
 	static  map[string]*corev1.Pod // by namespace/name of the pod
 	synced  chan struct{}
+	listed  chan struct{}
 	wake    chan struct{} // mirrors want a look
 	disk    *Checkpoint
 }
@@ -69,12 +70,15 @@ type Pods struct {
 func New(node string, api API, sink Sink, disk *Checkpoint, log *slog.Logger) *Pods {
 	return &Pods{
 		node: node, api: api, sink: sink, disk: disk, log: log, api1: map[types.UID]*corev1.Pod{}, mirrors: map[string]*corev1.Pod{},
-		static: map[string]*corev1.Pod{}, synced: make(chan struct{}), wake: make(chan struct{}, 1),
+		static: map[string]*corev1.Pod{}, synced: make(chan struct{}), listed: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 }
 
 // Synced is closed when every source has delivered once: only then is an unknown pod an unwanted one.
 func (p *Pods) Synced() <-chan struct{} { return p.synced }
+
+// Listed is closed when the API server has listed its pods.
+func (p *Pods) Listed() <-chan struct{} { return p.listed }
 
 // markSynced closes Synced when the time has come. The lock is held.
 func (p *Pods) markSynced() {
@@ -173,6 +177,9 @@ func (s *podStore) Replace(list []any, _ string) error {
 		if !keep[m.UID] {
 			p.dropAPI(m)
 		}
+	}
+	if !p.api0 {
+		close(p.listed)
 	}
 	p.api0 = true
 	p.markSynced()

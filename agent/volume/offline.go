@@ -1,14 +1,9 @@
 package volume
 
 import (
-	"context"
-	"errors"
-	"net"
-	"net/url"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"github.com/mote-edge/mote/agent/objects"
 )
 
 // A node goes on while the API server is out of reach. A volume that an earlier run of the agent has filled keeps its
@@ -21,33 +16,7 @@ const (
 	rootCA       = "kube-root-ca.crt" // the ConfigMap of the cluster's CA, in every namespace
 )
 
-// outOfReach tells whether an error says nothing about the object but that the API server couldn't be asked. Of several
-// errors all must be such.
-func outOfReach(err error) bool {
-	if err == nil {
-		return false
-	}
-	var many interface{ Unwrap() []error }
-	if errors.As(err, &many) {
-		for _, e := range many.Unwrap() {
-			if !outOfReach(e) {
-				return false
-			}
-		}
-		return true
-	}
-	var status apierrors.APIStatus
-	if errors.As(err, &status) {
-		switch status.Status().Reason {
-		case metav1.StatusReasonServerTimeout, metav1.StatusReasonTimeout, metav1.StatusReasonTooManyRequests, metav1.StatusReasonInternalError, metav1.StatusReasonServiceUnavailable:
-			return true
-		}
-		return false
-	}
-	var urlErr *url.Error
-	var netErr net.Error
-	return errors.As(err, &urlErr) || errors.As(err, &netErr) || errors.Is(err, context.DeadlineExceeded)
-}
+var outOfReach = objects.OutOfReach
 
 // later asks for a pod's volumes to be made again soon, whatever its tokens say.
 func (v *Volumes) later(p *podVolumes) {

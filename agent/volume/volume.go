@@ -41,9 +41,13 @@ type NodeInfo interface {
 
 // Config says where volumes live and what they are made from.
 type Config struct {
-	PodsDir   string // one directory a pod
-	MemoryDir string // content that must not reach a disk; made a tmpfs unless it is one
-	Objects   objects.Source
+	PodsDir string // one directory a pod
+	// KeptDir holds copies of ConfigMaps, and of Secrets if KeepSecrets, for the time when the API server is out of reach;
+	// empty keeps none.
+	KeptDir     string
+	KeepSecrets bool
+	MemoryDir   string // content that must not reach a disk; made a tmpfs unless it is one
+	Objects     objects.Source
 	// What follows is nil on a standalone node: tokens, claims, trust bundles and certificates are refused.
 	API          API
 	Trust        TrustAPI
@@ -59,6 +63,7 @@ type Config struct {
 type Volumes struct {
 	cfg     Config
 	objects *objects.Cache
+	kept    *objects.Kept // nil: none
 	tokens  *tokens
 	trust   *trust
 	certs   *podCerts
@@ -104,7 +109,13 @@ func New(cfg Config) (*Volumes, error) {
 	}
 	v := &Volumes{cfg: cfg, now: time.Now, pods: map[types.UID]*podVolumes{}, dirty: map[types.UID]bool{}, refresh: map[types.UID]time.Time{}, wake: make(chan struct{}, 1)}
 	v.tokens = &tokens{api: cfg.API, now: func() time.Time { return v.now() }, held: map[tokenKey]heldToken{}}
-	v.objects = objects.New(cfg.Objects, v.changed)
+	if cfg.KeptDir != "" {
+		var err error
+		if v.kept, err = objects.NewKept(cfg.KeptDir, cfg.KeepSecrets, cfg.Log); err != nil {
+			return nil, err
+		}
+	}
+	v.objects = objects.New(cfg.Objects, v.kept, v.changed)
 	v.trust = &trust{api: cfg.Trust, notify: v.dirtied}
 	v.certs = &podCerts{api: cfg.Certificates, now: func() time.Time { return v.now() }, notify: v.dirtied, held: map[tokenKey]*podCert{}}
 	return v, nil
@@ -135,6 +146,7 @@ func (v *Volumes) Mount(ctx context.Context, pod *corev1.Pod) error {
 		return nil
 	}
 	p.pod = pod
+	v.kept.Use(pod.UID, allRefsOf(pod))
 	v.objects.Follow(pod.UID, refsOf(pod))
 	v.trust.use(pod.UID, showsTrust(pod))
 	p.offline = false
@@ -189,6 +201,7 @@ func (v *Volumes) mountOne(ctx context.Context, p *podVolumes, vol *corev1.Volum
 // Unmount takes the pod's volumes away. Not found is success.
 func (v *Volumes) Unmount(_ context.Context, uid types.UID) error {
 	v.objects.Follow(uid, nil)
+	v.kept.Use(uid, nil)
 	v.tokens.forget(uid)
 	v.trust.use(uid, false)
 	v.certs.forget(uid)
@@ -272,6 +285,6 @@ func (v *Volumes) dir(pod *corev1.Pod, plugin, name string) string {
 
 // Cleanup takes away what any run left of its volumes, without anything running: the uninstaller's way.
 func Cleanup(podsDir, memoryDir string) error {
-	v := &Volumes{cfg: Config{PodsDir: podsDir, MemoryDir: memoryDir}, objects: objects.New(nil, nil), tokens: &tokens{}, trust: &trust{}, certs: &podCerts{}, pods: map[types.UID]*podVolumes{}}
+	v := &Volumes{cfg: Config{PodsDir: podsDir, MemoryDir: memoryDir}, objects: objects.New(nil, nil, nil), tokens: &tokens{}, trust: &trust{}, certs: &podCerts{}, pods: map[types.UID]*podVolumes{}}
 	return v.Cleanup()
 }

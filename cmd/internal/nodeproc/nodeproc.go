@@ -36,7 +36,7 @@ type Flags struct {
 	NodeIPs, Labels, Taints                                                              []string
 	MaxPods, KubeletPort                                                                 int32
 	PodPIDs                                                                              int64
-	NoProxy                                                                              bool
+	NoProxy, NoSecretsOnDisk                                                             bool
 
 	ProviderConfig, ProviderBinDir string
 
@@ -64,6 +64,7 @@ func (f *Flags) Register(fs *pflag.FlagSet) {
 	fs.Int32Var(&f.MaxPods, "max-pods", def.MaxPods, "how many pods the node takes")
 	fs.Int32Var(&f.KubeletPort, "kubelet-port", def.Port, "port of the node API")
 	fs.Int64Var(&f.PodPIDs, "pod-max-pids", 0, "most processes that a pod may have (default no bound)")
+	fs.BoolVar(&f.NoSecretsOnDisk, "no-secrets-on-disk", false, "keep no copy of the pods' Secrets: pods that need one then start only with the API server in reach")
 	fs.BoolVar(&f.NoProxy, "disable-kube-proxy", false, "leave Services and cluster DNS to somebody else")
 }
 
@@ -150,6 +151,7 @@ func (f *Flags) Config(dirs layout.Dirs, clusterCIDR, serviceCIDR, clusterDomain
 	}
 	c := Config{NoProxy: f.NoProxy, Agent: agent.Config{Dirs: dirs, NodeName: name, Kubelet: kubelet, KubeletDir: f.KubeletDir, ClusterCIDR: clusterCIDR, Log: slog.Default()}}
 	c.Agent.CredentialProviderConfig, c.Agent.CredentialProviderBinDir = f.ProviderConfig, f.ProviderBinDir
+	c.Agent.NoSecretsOnDisk = f.NoSecretsOnDisk
 	if c.ClusterCIDR, err = netip.ParsePrefix(clusterCIDR); err != nil {
 		return c, fmt.Errorf("--cluster-cidr %q is not a range: give one like 10.42.0.0/16", clusterCIDR)
 	}
