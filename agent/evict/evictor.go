@@ -179,11 +179,11 @@ func (e *Evictor) Run(ctx context.Context) error {
 	}
 }
 
-// memoryRoom is how much memory may be used before a threshold is crossed.
+// memoryRoom is how much memory may be used, by whomever, before a threshold is crossed.
 func (e *Evictor) memoryRoom() int64 {
 	room := e.last[MemoryAvailable].Available
 	for _, t := range e.cfg.Thresholds {
-		if l, ok := e.last[MemoryAvailable]; ok && t.Signal == MemoryAvailable {
+		if l, ok := e.last[t.Signal]; ok && t.Signal.Resource() == corev1.ResourceMemory {
 			room = min(room, l.Available-t.Left.Of(l.Capacity))
 		}
 	}
