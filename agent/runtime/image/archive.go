@@ -9,11 +9,11 @@ import (
 	"io"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // ErrBadArchive marks an archive that is neither a docker archive nor an OCI layout, or is damaged.
@@ -41,7 +41,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader) ([]string, error) {
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	if _, err := io.Copy(f, &contextReader{ctx: ctx, r: r}); err != nil {
+	if _, err := io.Copy(f, &roomReader{r: &contextReader{ctx: ctx, r: r}, room: s.room}); err != nil {
 		return nil, fmt.Errorf("receive the archive: %w", err)
 	}
 	return s.importOpen(ctx, f)
@@ -80,6 +80,25 @@ func (s *Store) importOpen(ctx context.Context, f *os.File) ([]string, error) {
 	return nil, fmt.Errorf("%w: it holds neither manifest.json (docker save) nor index.json (OCI layout)", ErrBadArchive)
 }
 
+// roomReader stops a copy before it fills the disk.
+type roomReader struct {
+	r     io.Reader
+	room  func(int64) error
+	asked int64 // bytes that there was room for
+}
+
+func (r *roomReader) Read(p []byte) (int, error) {
+	if r.asked <= 0 {
+		if err := r.room(roomStep); err != nil {
+			return 0, err
+		}
+		r.asked = roomStep
+	}
+	n, err := r.r.Read(p)
+	r.asked -= int64(n)
+	return n, err
+}
+
 // plainFile decompresses a compressed archive into a file of its own: an index needs random access.
 func (s *Store) plainFile(f *os.File) (*os.File, func(), error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -109,12 +128,23 @@ func (s *Store) plainFile(f *os.File) (*os.File, func(), error) {
 		return nil, nil, fmt.Errorf("import: %w", err)
 	}
 	cleanup := func() { out.Close(); os.Remove(out.Name()) }
-	if _, err := io.Copy(out, io.LimitReader(z, s.cfg.Limits.LayerBytes)); err != nil {
+	size, err := io.Copy(out, &roomReader{r: io.LimitReader(z, s.cfg.Limits.ImageBytes+1), room: s.room})
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+	case err != nil:
+		err = fmt.Errorf("%w: %w", ErrBadArchive, err)
+	case size > s.cfg.Limits.ImageBytes:
+		err = fmt.Errorf("%w: an archive of more than %d bytes", ErrTooBig, s.cfg.Limits.ImageBytes)
+	}
+	if err != nil {
 		cleanup()
-		return nil, nil, fmt.Errorf("%w: %w", ErrBadArchive, err)
+		return nil, nil, err
 	}
 	return out, cleanup, nil
 }
+
+// maxArchiveEntries bounds the memory for an archive's index: an image takes a handful, and two a layer.
+const maxArchiveEntries = 100_000
 
 func indexArchive(f *os.File) (*archive, error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -130,6 +160,9 @@ func indexArchive(f *os.File) (*archive, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%w: truncated or not a tar file: %w", ErrBadArchive, err)
+		}
+		if len(a.entries)+len(links) > maxArchiveEntries {
+			return nil, fmt.Errorf("%w: an archive with more than %d files", ErrTooBig, maxArchiveEntries)
 		}
 		name := path.Clean(strings.TrimPrefix(h.Name, "/"))
 		switch h.Typeflag {
@@ -342,70 +375,4 @@ func (s *Store) ociManifest(a *archive, desc ocispec.Descriptor, depth int) (oci
 	}
 	m, err = parseManifest(mediaType(desc.MediaType, data), data, s.cfg.Limits)
 	return m, desc, err
-}
-
-// ImportAtStart is ImportDir in the background. Until it is done, Pull waits: what is asked for may be in an archive that
-// is still being read, and a node at the edge has no registry to ask instead.
-func (s *Store) ImportAtStart(ctx context.Context, dir string) {
-	s.mu.Lock()
-	done := make(chan struct{})
-	s.starting = done
-	s.mu.Unlock()
-	go func() {
-		defer close(done)
-		if err := s.ImportDir(ctx, dir); err != nil {
-			s.log.Error("import archives", "dir", dir, "error", err)
-		}
-	}()
-}
-
-// arrived waits for the import at the start and tells whether it brought an image that was missing.
-func (s *Store) arrived(ctx context.Context, ref string) (string, bool) {
-	s.mu.RLock()
-	starting := s.starting
-	s.mu.RUnlock()
-	if starting == nil {
-		return "", false
-	}
-	select {
-	case <-starting:
-		return "", false // long done: a pull is a pull
-	default:
-	}
-	_, missing := s.Get(ref)
-	select {
-	case <-starting:
-	case <-ctx.Done():
-		return "", false
-	}
-	img, err := s.Get(ref)
-	return img.ID, missing != nil && err == nil
-}
-
-// ImportDir imports every archive in dir (*.tar, *.tar.gz, *.tgz, *.tar.zst), in name order. A bad archive is logged and
-// skipped: one must not keep the others out. A missing directory is success.
-func (s *Store) ImportDir(ctx context.Context, dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("import archives: %w", err)
-	}
-	for _, e := range entries {
-		name := e.Name()
-		if e.IsDir() || !(strings.HasSuffix(name, ".tar") || strings.HasSuffix(name, ".tar.gz") || strings.HasSuffix(name, ".tgz") || strings.HasSuffix(name, ".tar.zst")) {
-			continue
-		}
-		refs, err := s.ImportFile(ctx, filepath.Join(dir, name))
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			s.log.Error("archive skipped", "error", err)
-			continue
-		}
-		s.log.Info("archive imported", "archive", name, "images", refs)
-	}
-	return nil
 }

@@ -28,13 +28,16 @@ func (s *Store) Pull(ctx context.Context, ref string, creds Auth) (string, error
 	if id, ok := s.arrived(ctx, ref); ok {
 		return id, nil
 	}
-	var errs []error
+	var errs error
 	for _, e := range regs.endpoints(reference.Domain(named)) {
 		id, err := s.pullFrom(ctx, named, e, regs, creds)
 		if err == nil {
 			return id, nil
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", e.host, err))
+		if err = fmt.Errorf("%s: %w", e.host, err); errs != nil {
+			err = fmt.Errorf("%w; %w", errs, err) // on one line: it ends up in events
+		}
+		errs = err
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, ErrTooBig) || errors.Is(err, ErrUnsafeLayer) {
 			s.tidy() // the layers that did fit
 			break    // no other place would help
@@ -43,7 +46,7 @@ func (s *Store) Pull(ctx context.Context, ref string, creds Auth) (string, error
 			break
 		}
 	}
-	return "", fmt.Errorf("pull %s: %w", named, errors.Join(errs...))
+	return "", fmt.Errorf("pull %s: %w", named, errs)
 }
 
 func (s *Store) pullFrom(ctx context.Context, named reference.Named, e endpoint, regs *Registries, creds Auth) (string, error) {

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 	"oras.land/oras-go/v2/registry/remote/retry"
 )
 
@@ -102,7 +103,10 @@ func (r *repository) get(ctx context.Context, what string, header http.Header, a
 	}
 	resp, err := r.client.Do(req)
 	if err != nil {
-		if errors.Is(err, auth.ErrBasicCredentialNotFound) {
+		// The token server's refusal, or a challenge to which there is no answer.
+		var refused *errcode.ErrorResponse
+		if errors.As(err, &refused) && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusForbidden) ||
+			errors.Is(err, auth.ErrBasicCredentialNotFound) || strings.Contains(err.Error(), "missing username or password") {
 			return nil, fmt.Errorf("%w, repository does not exist or may require authorization: %w", ErrDenied, err)
 		}
 		return nil, err

@@ -9,6 +9,7 @@
 //	blobs/<algorithm>-<digest>    a layer on its way, perhaps in part: kept over restarts until it is unpacked
 //	snapshots/<key>/{upper,work,rootfs,snapshot.json}
 //	boot.json                     how the last run ended
+//	archives.json                 which archives were imported at the start
 //	tmp/                          work in progress; emptied by Open
 //
 // A layer directory that exists under its final name is complete: it was verified against its diff ID, synced, and only
