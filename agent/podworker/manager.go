@@ -158,6 +158,8 @@ func (m *Manager) Set(d Desired) {
 		} else if d.Mirror != nil {
 			w.last = &corev1.PodStatus{StartTime: d.Mirror.Status.StartTime}
 		}
+		// An agent before this one may have left something of it, also of a pod that has ended: only looking tells.
+		w.held = !m.synced
 		if w.fresh = m.isNew(d.Pod); w.fresh {
 			w.verdict = m.admit(d.Pod)
 		}

@@ -60,6 +60,26 @@ func (c *Checkpoint) remove(uid types.UID) {
 	c.enqueue(uid, nil)
 }
 
+// prune removes the pods that aren't among keep: those that went while no agent ran, or whose removal a kill cut off.
+func (c *Checkpoint) prune(keep map[types.UID]bool) {
+	if c == nil {
+		return
+	}
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		c.log.Warn("checkpointed pods not read", "dir", c.dir, "err", err)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range entries {
+		if uid, ok := strings.CutSuffix(e.Name(), ".pod"); ok && !keep[types.UID(uid)] {
+			delete(c.known, types.UID(uid))
+			c.enqueue(types.UID(uid), nil)
+		}
+	}
+}
+
 func (c *Checkpoint) enqueue(uid types.UID, pod *corev1.Pod) {
 	c.queue[uid] = pod
 	select {

@@ -181,6 +181,7 @@ func (s *podStore) Replace(list []any, _ string) error {
 	if !p.api0 {
 		close(p.listed)
 	}
+	p.disk.prune(keep)
 	p.api0 = true
 	p.markSynced()
 	p.look()

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,6 +29,8 @@ var (
 	node    *lab.Node // the worker that suffers
 	seed    int64
 	bin     string
+	archive string // the image of the tests
+	other   string // an image that the node doesn't have
 )
 
 func TestMain(m *testing.M) {
@@ -68,11 +71,14 @@ func runTests(m *testing.M) (code int, err error) {
 	if _, err := os.Stat(filepath.Join(bin, "mote")); err != nil {
 		return 1, fmt.Errorf("%s/mote is missing: run `make build` first", bin)
 	}
-	archive := filepath.Join(dir, "busybox.tar")
-	pack := exec.Command("go", "run", "../../examples/pack", "-o", archive, "-ref", image, "/bin/busybox")
-	if out, err := pack.CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("make the test image: %w: %s", err, out)
+	if err := images(dir); err != nil {
+		return 1, err
 	}
+	unmount, err := smallDisk(filepath.Join(dir, "n1"))
+	if err != nil {
+		return 1, err
+	}
+	defer unmount()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cfg := lab.Config{
@@ -87,6 +93,7 @@ func runTests(m *testing.M) (code int, err error) {
 			fmt.Printf("kept: %s, processes %v\n", dir, node.Programs())
 			return
 		}
+		unmount()
 		if derr := cluster.Down(context.Background()); derr != nil && err == nil {
 			code, err = 1, derr
 		}
@@ -94,6 +101,57 @@ func runTests(m *testing.M) (code int, err error) {
 	}()
 	return m.Run(), nil
 }
+
+// images makes the tests' images.
+func images(dir string) error {
+	archive, other = filepath.Join(dir, "busybox.tar"), filepath.Join(dir, "other.tar")
+	program := filepath.Join(dir, "other")
+	if err := copyProgram("/bin/busybox", program); err != nil {
+		return err
+	}
+	for _, each := range [][]string{{archive, image, "/bin/busybox"}, {other, "mote.local/other:1", program}} {
+		pack := exec.Command("go", "run", "../../examples/pack", "-o", each[0], "-ref", each[1], each[2])
+		if out, err := pack.CombinedOutput(); err != nil {
+			return fmt.Errorf("make the image %s: %w: %s", each[1], err, out)
+		}
+	}
+	return nil
+}
+
+// smallDisk gives a node a disk of its own for its directory, and memory for its run directory, as a machine has.
+func smallDisk(dir string) (unmount func(), err error) {
+	run := filepath.Join(dir, "run")
+	unmount = func() {
+		for _, mount := range []string{run, dir} {
+			for syscall.Unmount(mount, syscall.MNT_DETACH) == nil { //nolint:revive // until nothing is mounted there
+			}
+		}
+	}
+	for _, step := range []func() error{
+		func() error { return os.MkdirAll(dir, 0o755) },
+		func() error { return os.WriteFile(dir+".img", nil, 0o600) },
+		func() error { return os.Truncate(dir+".img", 512<<20) },
+		func() error { return command("mkfs.ext4", "-q", "-m", "0", "-F", dir+".img") },
+		func() error { return command("mount", "-o", "loop", dir+".img", dir) },
+		func() error { return os.Mkdir(run, 0o755) },
+		func() error { return command("mount", "-t", "tmpfs", "-o", "mode=755,size=128m", "tmpfs", run) },
+	} {
+		if err := step(); err != nil {
+			unmount()
+			return nil, fmt.Errorf("a small disk for the node: %w", err)
+		}
+	}
+	return unmount, nil
+}
+
+func command(name string, args ...string) error {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+func newRand() *rand.Rand { return rand.New(rand.NewSource(1)) }
 
 // place says where the checker finds the node.
 func place() check.Node {
