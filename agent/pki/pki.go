@@ -47,7 +47,7 @@ type Config struct {
 	// CertFile and KeyFile are a serving certificate of the administrator's own, read again when it changes; empty: one is
 	// requested.
 	CertFile, KeyFile string
-	Log    *slog.Logger
+	Log               *slog.Logger
 }
 
 // Certificates keeps a node's certificates good.
@@ -56,6 +56,7 @@ type Certificates struct {
 	serving atomic.Pointer[tls.Certificate]
 	ready   chan struct{}
 	file    *filePair // the administrator's own; nil: serving is
+	due     func(*x509.Certificate) time.Time
 }
 
 // New loads what is on disk. It makes no request.
@@ -66,7 +67,7 @@ func New(cfg Config) (*Certificates, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("directory of the node's certificates: %w", err)
 	}
-	c := &Certificates{cfg: cfg, ready: make(chan struct{})}
+	c := &Certificates{cfg: cfg, ready: make(chan struct{}), due: renewAt}
 	if cfg.CertFile != "" {
 		c.file = &filePair{cert: cfg.CertFile, key: cfg.KeyFile}
 		if _, err := c.file.get(); err != nil {
@@ -142,14 +143,14 @@ func (c *Certificates) renew(ctx context.Context) (time.Time, error) {
 		return next, err
 	}
 	client, clientErr := load(c.path(clientFile))
-	if clientErr != nil || !time.Now().Before(renewAt(client.Leaf)) {
+	if clientErr != nil || !time.Now().Before(c.due(client.Leaf)) {
 		client, clientErr = c.request(ctx, clientFile, request{node: c.cfg.NodeName, signer: certificatesv1.KubeAPIServerClientKubeletSignerName})
 		if clientErr != nil {
 			return next, errors.Join(err, fmt.Errorf("client certificate: %w", clientErr))
 		}
 		c.cfg.Log.Info("the node's client certificate is renewed", "until", client.Leaf.NotAfter)
 	}
-	return earlier(next, renewAt(client.Leaf)), err
+	return earlier(next, c.due(client.Leaf)), err
 }
 
 func (c *Certificates) renewServing(ctx context.Context, next time.Time) (time.Time, error) {
@@ -157,7 +158,7 @@ func (c *Certificates) renewServing(ctx context.Context, next time.Time) (time.T
 		return next, nil
 	}
 	serving := c.serving.Load()
-	if serving == nil || !time.Now().Before(renewAt(serving.Leaf)) {
+	if serving == nil || !time.Now().Before(c.due(serving.Leaf)) {
 		cert, err := c.request(ctx, servingFile, request{
 			node: c.cfg.NodeName, signer: certificatesv1.KubeletServingSignerName, names: []string{c.cfg.NodeName}, addresses: c.cfg.Addresses,
 		})
@@ -172,7 +173,7 @@ func (c *Certificates) renewServing(ctx context.Context, next time.Time) (time.T
 		}
 		serving = cert
 	}
-	return renewAt(serving.Leaf), nil
+	return c.due(serving.Leaf), nil
 }
 
 func (c *Certificates) request(ctx context.Context, file string, r request) (*tls.Certificate, error) {
