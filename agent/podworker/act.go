@@ -102,7 +102,7 @@ func (w *worker) runSandbox(pod *corev1.Pod, a Action) {
 	w.beganWithUsers(pod)
 	cfg, err := w.sandboxOf(ctx, pod, a.Attempt)
 	if err != nil {
-		w.sandboxFailed(pod, "FailedCreatePodSandBox", err)
+		w.sandboxFailed(pod, "FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err))
 		return
 	}
 	handler, err := w.m.handler(ctx, pod)

@@ -16,6 +16,7 @@ import (
 // kill is the end of one container under way: preStop hook, stop signal, and the wait until the runtime kills it.
 type kill struct {
 	begun time.Time
+	turn  chan struct{} // closed when the stop signal may be sent; nil: at once
 
 	mu       sync.Mutex
 	deadline time.Time
@@ -40,6 +41,39 @@ func (k *kill) end() time.Time {
 	return k.deadline
 }
 
+// proceed lets the stop signal be sent.
+func (k *kill) proceed() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.turn == nil {
+		return
+	}
+	select {
+	case <-k.turn:
+	default:
+		close(k.turn)
+	}
+}
+
+// await blocks until it is this container's turn, or its time is up: then it goes with the others.
+func (k *kill) await(ctx context.Context) {
+	for k.turn != nil {
+		bound, cancel := k.bound(ctx)
+		step, stop := context.WithDeadline(bound, k.end())
+		turn := false
+		select {
+		case <-k.turn:
+			turn = true
+		case <-step.Done():
+		}
+		stop()
+		cancel()
+		if turn || ctx.Err() != nil || !time.Now().Before(k.end()) {
+			return
+		}
+	}
+}
+
 // bound returns a context for a step that shorten interrupts.
 func (k *kill) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -53,6 +87,13 @@ func (k *kill) bound(ctx context.Context) (context.Context, context.CancelFunc) 
 func (w *worker) beginKill(a Action) {
 	now := w.m.now()
 	k := &kill{begun: now}
+	if a.Wait {
+		k.turn = make(chan struct{})
+	}
+	if a.Redo {
+		c := w.container(a.Container)
+		c.redo, c.backoff = a.ID, Backoff{}
+	}
 	spec := findContainer(w.pod, a.Container)
 	switch {
 	case !w.endingSince.IsZero():
@@ -84,6 +125,9 @@ func (w *worker) kill(pod *corev1.Pod, spec *corev1.Container, a Action, k *kill
 			return // the next agent goes on from here
 		}
 		w.m.noteHooked(w, spec.Name, a.ID)
+	}
+	if k.await(w.m.ctx); w.m.ctx.Err() != nil {
+		return
 	}
 	floor := time.Now().Add(minStop)
 	for {

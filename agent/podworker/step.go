@@ -45,6 +45,7 @@ type ContainerView struct {
 	Up      bool      // the startup probe and the postStart hook have succeeded
 	Sick    string    // why the running one must be killed; empty when it is well
 	SickID  string    // the container ID that Sick is about
+	Redo    string    // the container ID that was ended because its definition had changed
 }
 
 // Verb is what an Action does.
@@ -74,11 +75,15 @@ type Action struct {
 	After     *cri.Container
 	// Made is this very attempt, created and not started: an agent or a runtime died in between.
 	Made *cri.Container
+	Wait bool // Kill: the preStop hook at once, the stop signal when Decision.Turn says so
+	Redo bool // Kill: it is to run again whatever the restart policy, as something else than it was
 }
 
 // Decision is what follows from a View.
 type Decision struct {
 	Actions []Action
+	// Turn is the container whose waiting Kill may go on.
+	Turn string
 	// Waiting has the containers that are held back by their back-off, and until when.
 	Waiting map[string]time.Time
 	// Wake is when to look again without anything happening; zero means never.
@@ -168,7 +173,7 @@ func (w *walk) killSick() {
 		case w.Now.Before(w.Settled):
 			w.d.wake(w.Settled)
 		default:
-			w.d.do(Action{Verb: Kill, Container: c.Name, ID: cur.ID, Message: fmt.Sprintf("Container %s definition changed", c.Name)})
+			w.d.do(Action{Verb: Kill, Container: c.Name, ID: cur.ID, Redo: true, Message: fmt.Sprintf("Container %s definition changed", c.Name)})
 		}
 	}
 	for i := range w.Pod.Spec.InitContainers {
@@ -209,11 +214,14 @@ func (w *walk) start() {
 			if !w.Killing[cur.ID] {
 				w.d.do(Action{Verb: Kill, Container: c.Name, ID: cur.ID, Message: "Pod sandbox changed, it will be killed and re-created."})
 			}
-		case cur.State == cri.Created || restarts(w.Pod, c, cur.ExitCode):
+		case cur.State == cri.Created || w.redone(cur) || restarts(w.Pod, c, cur.ExitCode):
 			w.tryStart(c.Name, cur)
 		}
 	}
 }
+
+// redone tells whether a container that has ended was ended because its definition had changed.
+func (v *View) redone(cur *cri.Container) bool { return v.Containers[cur.Name].Redo == cur.ID }
 
 // init handles one init container and tells whether the next one's turn has come.
 func (w *walk) init(c *corev1.Container, begun bool) bool {
@@ -325,7 +333,7 @@ func finished(v View) bool {
 	for i := range v.Pod.Spec.InitContainers {
 		c := &v.Pod.Spec.InitContainers[i]
 		if cur := v.Observed.Latest(c.Name); !isSidecar(c) && cur != nil && cur.State == cri.Exited && cur.ExitCode != 0 &&
-			sb != nil && cur.SandboxID == sb.ID && !restarts(v.Pod, c, cur.ExitCode) {
+			sb != nil && cur.SandboxID == sb.ID && !v.redone(cur) && !restarts(v.Pod, c, cur.ExitCode) {
 			return true
 		}
 	}
@@ -333,7 +341,7 @@ func finished(v View) bool {
 		c := &v.Pod.Spec.Containers[i]
 		code, has := int32(0), false
 		if cur := v.Observed.Latest(c.Name); cur != nil {
-			code, has = cur.ExitCode, cur.State == cri.Exited
+			code, has = cur.ExitCode, cur.State == cri.Exited && !v.redone(cur)
 		} else if s := oldStatus(v.Old, c.Name); s != nil && s.State.Terminated != nil {
 			code, has = s.State.Terminated.ExitCode, true
 		}
@@ -344,8 +352,8 @@ func finished(v View) bool {
 	return true
 }
 
-// end takes the pod down: regular containers at once, then sidecars from the last to the first, then the sandbox, then
-// what it stood on.
+// end takes the pod down: regular containers, then sidecars from the last to the first, then the sandbox, then what it
+// stood on.
 func end(v View, d *Decision) {
 	sidecars := map[string]int{}
 	for i := range v.Pod.Spec.InitContainers {
@@ -353,30 +361,28 @@ func end(v View, d *Decision) {
 			sidecars[c.Name] = i
 		}
 	}
+	// Every preStop hook runs at once; the stop signals come to the regular containers first, then to the sidecars, the
+	// last one first.
 	last, lastID := -1, ""
 	others := false
 	for _, c := range v.Observed.Containers {
 		if c.State != cri.Running {
 			continue
 		}
-		if i, ok := sidecars[c.Name]; ok {
-			if i > last {
-				last, lastID = i, c.ID
-			}
-			continue
-		}
-		others = true
+		i, sidecar := sidecars[c.Name]
 		if !v.Killing[c.ID] {
-			d.do(Action{Verb: Kill, Container: c.Name, ID: c.ID, Message: "Stopping container " + c.Name})
+			d.do(Action{Verb: Kill, Container: c.Name, ID: c.ID, Wait: sidecar, Message: "Stopping container " + c.Name})
+		}
+		others = others || !sidecar
+		if sidecar && i > last {
+			last, lastID = i, c.ID
 		}
 	}
 	if others || v.Starting != "" {
 		return
 	}
 	if last >= 0 {
-		if name := v.Pod.Spec.InitContainers[last].Name; !v.Killing[lastID] {
-			d.do(Action{Verb: Kill, Container: name, ID: lastID, Message: "Stopping container " + name})
-		}
+		d.Turn = lastID
 		return
 	}
 	if v.SandboxBusy || v.Preparing || v.Releasing || len(v.Killing) > 0 {

@@ -97,7 +97,16 @@ func (d Decision) text() string {
 		if a.Attempt > 0 {
 			s += fmt.Sprintf(" #%d", a.Attempt)
 		}
+		if a.Wait {
+			s += " in turn"
+		}
+		if a.Redo {
+			s += " anew"
+		}
 		out = append(out, s)
+	}
+	if d.Turn != "" {
+		out = append(out, "turn of "+d.Turn)
 	}
 	for name := range d.Waiting {
 		out = append(out, "waiting "+name)
@@ -146,11 +155,11 @@ func TestStep(t *testing.T) {
 			v.Containers["main"] = ContainerView{Backoff: Backoff{10 * time.Second, epoch.Add(-30 * time.Second)}}
 		}), "Start main #4"},
 		"created and never started: this attempt yet": {view(testPod("a", never)).ctr("main", cri.Created), "Start main"},
-		"a second attempt created and never started": {view(testPod("a")).ctr("main", cri.Exited, code(1)).ctr("main", cri.Created, attempt(1)), "Start main #1"},
-		"exited 0, on failure: finished":            {view(testPod("a", onFailure)).ctr("main", cri.Exited), "StopSandbox, finished"},
-		"exited 1, on failure: again":               {view(testPod("a", onFailure)).ctr("main", cri.Exited, code(1)), "Start main #1"},
-		"exited 1, never: finished":                 {view(testPod("a", never)).ctr("main", cri.Exited, code(1)), "StopSandbox, finished"},
-		"one of two ended, never":                   {view(testPod("a", never, regular("x", "y"))).ctr("x", cri.Exited).ctr("y", cri.Running), ""},
+		"a second attempt created and never started":  {view(testPod("a")).ctr("main", cri.Exited, code(1)).ctr("main", cri.Created, attempt(1)), "Start main #1"},
+		"exited 0, on failure: finished":              {view(testPod("a", onFailure)).ctr("main", cri.Exited), "StopSandbox, finished"},
+		"exited 1, on failure: again":                 {view(testPod("a", onFailure)).ctr("main", cri.Exited, code(1)), "Start main #1"},
+		"exited 1, never: finished":                   {view(testPod("a", never)).ctr("main", cri.Exited, code(1)), "StopSandbox, finished"},
+		"one of two ended, never":                     {view(testPod("a", never, regular("x", "y"))).ctr("x", cri.Exited).ctr("y", cri.Running), ""},
 		"finished and stopped: release": {view(testPod("a", never)).ctr("main", cri.Exited).with(func(v *View) {
 			v.Observed.Sandboxes[0].State = cri.Exited
 		}), "Release, finished"},
@@ -184,11 +193,11 @@ func TestStep(t *testing.T) {
 		"sidecar in back-off doesn't hold regular": {view(testPod("a", inits("s+"), regular("x", "y"))).ctr("s", cri.Exited).ctr("x", cri.Running).with(func(v *View) { v.Containers["s"] = ContainerView{Backoff: Backoff{time.Minute, epoch}} }), "Start y, waiting s"},
 		"sidecars end after regular ones": {
 			view(testPod("a", never, inits("s1+", "s2+"))).ctr("s1", cri.Running).ctr("s2", cri.Running).ctr("main", cri.Exited),
-			"Kill s2, finished",
+			"Kill s1 in turn, Kill s2 in turn, turn of s2-1, finished",
 		},
 		"sidecars end backwards": {
 			view(testPod("a", never, inits("s1+", "s2+"))).ctr("s1", cri.Running).ctr("s2", cri.Exited).ctr("main", cri.Exited),
-			"Kill s1, finished",
+			"Kill s1 in turn, turn of s1-0, finished",
 		},
 
 		"ephemeral: beside the rest":  {view(testPod("a", ephemeral("dbg"))).ctr("main", cri.Running), "Start dbg"},
@@ -222,13 +231,19 @@ func TestStep(t *testing.T) {
 		"a sickness of an earlier container": {view(testPod("a")).ctr("main", cri.Running).with(func(v *View) {
 			v.Containers["main"] = ContainerView{Sick: "failed liveness probe", SickID: "other"}
 		}), ""},
-		"image changed": {view(testPod("a")).ctr("main", cri.Running, func(c *cri.Container) { c.Hash = "old" }), "Kill main"},
+		"image changed": {view(testPod("a")).ctr("main", cri.Running, func(c *cri.Container) { c.Hash = "old" }), "Kill main anew"},
+		"ended for a changed image: whatever the policy": {view(testPod("a", never)).ctr("main", cri.Exited, code(137)).with(func(v *View) {
+			v.Containers["main"] = ContainerView{Redo: "main-0"}
+		}), "Start main #1"},
+		"ended by itself after an earlier change": {view(testPod("a", never)).ctr("main", cri.Exited, code(137)).with(func(v *View) {
+			v.Containers["main"] = ContainerView{Redo: "other"}
+		}), "StopSandbox, finished"},
 
 		"deleted: all at once": {view(testPod("a", regular("x", "y"), ephemeral("e"))).ctr("x", cri.Running).ctr("y", cri.Running).ctr("e", cri.Running).
 			with(func(v *View) { v.Ending = true }), "Kill e, Kill x, Kill y"},
 		"deleted: sidecars wait for the rest": {view(testPod("a", inits("s+"))).ctr("s", cri.Running).ctr("main", cri.Running).with(func(v *View) {
 			v.Ending, v.Killing["main-1"] = true, true
-		}), ""},
+		}), "Kill s in turn"}, // its preStop hook runs at once
 		"deleted while starting: wait for the start to give up": {view(testPod("a")).with(func(v *View) { v.Ending, v.Starting = true, "main" }), ""},
 		"deleted while mounting: wait":                          {view(testPod("a")).with(func(v *View) { v.Ending, v.Preparing = true, true }), ""},
 		"deleted, all ended: sandbox":                           {view(testPod("a")).ctr("main", cri.Exited).with(func(v *View) { v.Ending = true }), "StopSandbox"},

@@ -55,7 +55,7 @@ type worker struct {
 	cancelStart                       context.CancelFunc
 	killing                           map[string]*kill
 	containers                        map[string]*containerState
-	messages                          map[string]string // container ID → termination message
+	messages                          map[string]string            // container ID → termination message
 	given                             *corev1.ResourceRequirements // what the pod as a whole has; nil when it asks for nothing as such
 	resizing                          bool
 	usersFailed                       atomic.Bool // a failure of this sandbox was counted
@@ -88,6 +88,7 @@ type containerState struct {
 	probing bool
 	given   *corev1.ResourceRequirements // what it runs with
 	asked   *corev1.ResourceRequirements // what the start under way gives it
+	redo  string                         // the container ID that was ended because its definition had changed
 	// resizing: it is restarted to be given what it asks for.
 	resizing bool
 }
@@ -152,7 +153,7 @@ func (w *worker) turn() {
 		v.Killing[id] = true
 	}
 	for name, c := range w.containers {
-		v.Containers[name] = ContainerView{Backoff: c.backoff, RetryAt: c.retryAt, Up: c.hooked && c.started, Sick: c.sick, SickID: c.id}
+		v.Containers[name] = ContainerView{Backoff: c.backoff, RetryAt: c.retryAt, Up: c.hooked && c.started, Sick: c.sick, SickID: c.id, Redo: c.redo}
 	}
 	d := step(v)
 	if (w.ending || d.Finished) && w.endingSince.IsZero() {
@@ -160,6 +161,11 @@ func (w *worker) turn() {
 	}
 	for _, a := range d.Actions {
 		w.act(a, p)
+	}
+	for id, k := range w.killing { // one that ended before its turn came has nothing to wait for
+		if c := p.ByID(id); id == d.Turn || c == nil || c.State == cri.Exited {
+			k.proceed()
+		}
 	}
 	w.report(p, d, now)
 	if d.Ended {

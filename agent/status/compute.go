@@ -199,6 +199,9 @@ func container(in Input, old *corev1.ContainerStatus, c *corev1.Container, k kin
 		st.State.Waiting = waiting
 		return st
 	}
+	if cur.Image != "" { // the spec's may be newer than the one that runs
+		st.Image = cur.Image
+	}
 	st.ContainerID, st.ImageID, st.RestartCount = in.Runtime+"://"+cur.ID, cur.ImageRef, int32(cur.Attempt)
 	if cur.User.GetLinux() != nil {
 		l := cur.User.GetLinux()
@@ -274,7 +277,7 @@ func mounts(c *corev1.Container) []corev1.VolumeMountStatus {
 		s := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {
 			mode := corev1.RecursiveReadOnlyDisabled
-			if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled {
+			if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled { // a runtime that can't would have refused
 				mode = corev1.RecursiveReadOnlyEnabled
 			}
 			s.RecursiveReadOnly = &mode
