@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // bootMark tells the next Open how this one ended.
@@ -47,6 +49,22 @@ func (s *Store) mark(clean bool) error {
 		return err
 	}
 	return writeFileAtomic(s.path("boot.json"), data)
+}
+
+// begin notes that the store is in use. A full disk doesn't keep it from starting: an empty mark is one that nothing is
+// known of, and needs no space.
+func (s *Store) begin() error {
+	var m bootMark
+	if data, err := os.ReadFile(s.path("boot.json")); err == nil && json.Unmarshal(data, &m) == nil && !m.Clean && m.Boot == s.cfg.BootID {
+		return nil // as the runtime before this one left it
+	}
+	err := s.mark(false)
+	if errors.Is(err, unix.ENOSPC) {
+		if terr := os.Truncate(s.path("boot.json"), 0); terr == nil || errors.Is(terr, os.ErrNotExist) {
+			return nil
+		}
+	}
+	return err
 }
 
 // Close syncs the store and leaves the mark of a clean end. The store must not be used afterwards.

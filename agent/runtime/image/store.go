@@ -118,7 +118,7 @@ func Open(cfg Config) (*Store, error) {
 			return nil, err
 		}
 	}
-	if err := s.mark(false); err != nil {
+	if err := s.begin(); err != nil {
 		return nil, err
 	}
 	if err := s.load(); err != nil {
