@@ -366,6 +366,7 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 		CRI: p.cri, Images: p.puller, Volumes: p.volumes, Cgroups: p.cgroups, Node: p.node,
 		Objects: p.volumes, Events: watchedEvents{p.events, p.meters.pods}, Users: users, Resources: p.allocate, Runtime: p.version.GetRuntimeName(), Log: a.cfg.Log,
 		Handler: func(context.Context, string) (string, error) { return "", errStandalone },
+		Gone:    func(uid types.UID) { p.source.Gone(uid) },
 		Refuse:  p.refuse,
 	}
 	var api source.API
@@ -382,6 +383,7 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 		PodLogDir: a.cfg.Kubelet.PodLogsDir, PodsDir: filepath.Join(dir, "pods"), SeccompRoot: filepath.Join(dir, "seccomp"), ResolvConf: resolver(a.cfg.Kubelet.ResolverConfig),
 		ClusterDNS: a.cfg.Kubelet.ClusterDNS, ClusterDomain: a.cfg.Kubelet.ClusterDomain, MemoryBytes: memory.Value(), CgroupV2: p.cgroups.V2(),
 		MaxPods: a.maxPods(), AllowedSysctls: a.cfg.Kubelet.AllowedUnsafeSysctls, AppArmor: appArmor(),
+		MaxBackoff: a.maxBackoff(), Tuning: a.tuning(p),
 	}, deps)
 	p.source = source.New(a.cfg.NodeName, api, p.pods, p.disk, a.cfg.Log)
 	return nil

@@ -46,6 +46,12 @@ func (m *Manager) endingSince(w *worker) time.Time {
 	return info.ModTime()
 }
 
+func (m *Manager) forgetEnding(w *worker) {
+	if err := os.Remove(filepath.Join(m.podDir(w.uid), endingNote)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		m.log.Warn("note of a pod's end not removed: after a restart its next one is cut short", "pod", ref(w.pod), "err", err)
+	}
+}
+
 func (m *Manager) hookNote(w *worker, container, id string) string {
 	return filepath.Join(m.podDir(w.uid), "containers", container, id+".hooked")
 }

@@ -33,8 +33,10 @@ type Config struct {
 	MemoryBytes    int64 // the node's capacity, for OOM scores
 	CgroupV2       bool
 	MaxPods        int
-	AllowedSysctls []string // unsafe ones, exact or with a final *
-	AppArmor       bool     // the host enforces its profiles
+	AllowedSysctls []string      // unsafe ones, exact or with a final *
+	AppArmor       bool          // the host enforces its profiles
+	MaxBackoff     time.Duration // between restarts of a container; 0 means five minutes
+	Tuning         criconfig.Tuning
 }
 
 // Statuses takes the statuses that workers work out. Calls don't block.
@@ -75,6 +77,8 @@ type Deps struct {
 	// Refuse says why the node takes no such pod at present (it is short of something, or shuts down); "" if it does. It
 	// must not call the manager. Nil refuses nothing.
 	Refuse func(pod *corev1.Pod) (reason, message string)
+	// Gone is told, without locks held, of every pod of which nothing is left on the node. Nil tells nobody.
+	Gone func(types.UID)
 	// Runtime is the runtime's name: the scheme of container IDs in statuses.
 	Runtime string
 	Log     *slog.Logger
@@ -107,6 +111,7 @@ type Manager struct {
 	events   Events
 	lookup   func(context.Context, string) (string, error)
 	refuse   func(*corev1.Pod) (reason, message string)
+	gone     func(types.UID)
 	runtime  string
 	log      *slog.Logger
 	now      func() time.Time
@@ -131,7 +136,7 @@ type Manager struct {
 func New(ctx context.Context, cfg Config, d Deps) *Manager {
 	m := &Manager{
 		ctx: ctx, cfg: cfg, cri: d.CRI, images: d.Images, volumes: d.Volumes, cgroups: d.Cgroups, node: d.Node, objects: d.Objects,
-		services: d.Services, statuses: d.Statuses, events: d.Events, lookup: d.Handler, refuse: d.Refuse, runtime: d.Runtime, log: d.Log, now: time.Now, users: d.Users, resources: d.Resources,
+		services: d.Services, statuses: d.Statuses, events: d.Events, lookup: d.Handler, refuse: d.Refuse, gone: d.Gone, runtime: d.Runtime, log: d.Log, now: time.Now, users: d.Users, resources: d.Resources,
 		workers: map[types.UID]*worker{},
 	}
 	m.run = &action.Runner{Exec: d.CRI, UserAgent: "kube-probe/1.37"}
@@ -370,6 +375,13 @@ func (m *Manager) podDirs() ([]types.UID, error) {
 	return out, nil
 }
 
+// Has tells whether there is something of a pod on the node still.
+func (m *Manager) Has(uid types.UID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.workers[uid] != nil
+}
+
 func (m *Manager) changed(uid types.UID) {
 	m.mu.Lock()
 	w := m.workers[uid]
@@ -397,6 +409,9 @@ func (m *Manager) forget(w *worker) {
 	}
 	m.mu.Unlock()
 	m.images.Forget(w.uid)
+	if m.gone != nil {
+		m.gone(w.uid)
+	}
 	w.mu.Lock()
 	next := w.next
 	w.mu.Unlock()

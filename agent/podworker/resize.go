@@ -118,7 +118,7 @@ func (w *worker) resize(pod *corev1.Pod, plan resizePlan, ids map[string]string)
 		for name, id := range ids {
 			spec := findContainer(pod, name)
 			_, uerr := w.m.cri.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{
-				ContainerId: id, Linux: criconfig.Resources(pod, spec, w.m.cfg.MemoryBytes, w.m.cfg.CgroupV2),
+				ContainerId: id, Linux: w.m.cfg.Tuning.Apply(criconfig.Resources(pod, spec, w.m.cfg.MemoryBytes, w.m.cfg.CgroupV2), pod, spec),
 			})
 			if uerr != nil {
 				err = fmt.Errorf("container %s: %s", name, cri.Message(uerr))

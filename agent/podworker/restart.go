@@ -13,18 +13,18 @@ import (
 const (
 	firstDelay = 10 * time.Second
 	maxDelay   = 5 * time.Minute
-	calmAfter  = 2 * maxDelay // a container that ran this long starts over
 )
 
 // Backoff is one container's history of restarts. The zero value has none: the first restart is at once.
 type Backoff struct {
 	Delay time.Duration
-	Since time.Time // of the last restart
+	Since time.Time     // of the last restart
+	Max   time.Duration // 0 means five minutes
 }
 
 // Until returns when a container that ended at finished may start again.
 func (b Backoff) Until(finished time.Time) time.Time {
-	if b.Delay == 0 || finished.Sub(b.Since) > calmAfter {
+	if b.Delay == 0 || finished.Sub(b.Since) > 2*b.most() {
 		return finished
 	}
 	return finished.Add(b.Delay)
@@ -32,10 +32,17 @@ func (b Backoff) Until(finished time.Time) time.Time {
 
 // Next is the back-off after a restart at now of a container that ended at finished.
 func (b Backoff) Next(finished, now time.Time) Backoff {
-	if b.Delay == 0 || finished.Sub(b.Since) > calmAfter {
-		return Backoff{firstDelay, now}
+	if b.Delay == 0 || finished.Sub(b.Since) > 2*b.most() { // one that ran this long starts over
+		return Backoff{min(firstDelay, b.most()), now, b.Max}
 	}
-	return Backoff{min(2*b.Delay, maxDelay), now}
+	return Backoff{min(2*b.Delay, b.most()), now, b.Max}
+}
+
+func (b Backoff) most() time.Duration {
+	if b.Max == 0 {
+		return maxDelay
+	}
+	return b.Max
 }
 
 // restarts tells whether a container that ended with that code is to run again. The container's rules come before its

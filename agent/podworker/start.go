@@ -59,6 +59,7 @@ func (w *worker) beginStart(a Action, p cri.Pod) {
 	now := w.m.now()
 	c := w.container(a.Container)
 	if a.After != nil {
+		c.backoff.Max = w.m.cfg.MaxBackoff
 		c.backoff = c.backoff.Next(ended(a.After), now)
 	}
 	s := &starter{w: w, pod: w.pod, spec: findContainer(w.pod, a.Container), a: a, sandbox: w.sandboxConfig, ips: podIPs(w, p)}
@@ -312,7 +313,7 @@ func (s *starter) config(ctx context.Context, img *runtimeapi.Image, handler str
 	}
 	cfg, err := criconfig.Container(criconfig.ContainerInput{
 		Pod: s.pod, Container: s.spec, Attempt: s.a.Attempt, Target: s.target, Image: img.GetId(), ImageUser: user, Env: env, Mounts: mounts,
-		SeccompRoot: m.cfg.SeccompRoot, MemoryBytes: m.cfg.MemoryBytes, CgroupV2: m.cfg.CgroupV2,
+		SeccompRoot: m.cfg.SeccompRoot, MemoryBytes: m.cfg.MemoryBytes, CgroupV2: m.cfg.CgroupV2, Tuning: m.cfg.Tuning,
 		Users: s.sandbox.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions(),
 	})
 	if err == nil {

@@ -294,7 +294,7 @@ func TestBackoff(t *testing.T) {
 			break
 		}
 	}
-	calm := b.Since.Add(calmAfter + time.Second)
+	calm := b.Since.Add(2*maxDelay + time.Second)
 	if !b.Until(calm).Equal(calm) || b.Next(calm, calm).Delay != firstDelay {
 		t.Error("a container that ran for ten minutes still waits")
 	}

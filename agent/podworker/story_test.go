@@ -328,3 +328,20 @@ func TestResizeByRestart(t *testing.T) {
 		t.Error("no status says that the resize is in progress")
 	}
 }
+
+// A manifest that goes and comes back is the same pod: its containers count on.
+func TestStaticPodComesBack(t *testing.T) {
+	rt := fakecri.New("img:1")
+	n := newNode(t, rt)
+	mirror := testPod("a", func(p *corev1.Pod) { p.UID = "mirror" })
+	d := Desired{Pod: testPod("a"), Static: true, Mirror: mirror}
+	n.m.Set(d)
+	n.until("ready", func() bool { return n.ready("mirror") })
+	n.m.Remove(d.Pod.UID)
+	n.m.Set(d)
+	n.until("ready again", func() bool {
+		return n.ready("mirror") && n.status("mirror").ContainerStatuses[0].RestartCount == 1
+	})
+	n.m.Remove(d.Pod.UID)
+	n.until("nothing left", func() bool { s, c := rt.Size(); return s+c == 0 && !n.m.Has(d.Pod.UID) })
+}

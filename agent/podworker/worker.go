@@ -88,7 +88,7 @@ type containerState struct {
 	probing bool
 	given   *corev1.ResourceRequirements // what it runs with
 	asked   *corev1.ResourceRequirements // what the start under way gives it
-	redo  string                         // the container ID that was ended because its definition had changed
+	redo    string                       // the container ID that was ended because its definition had changed
 	// resizing: it is restarted to be given what it asks for.
 	resizing bool
 }
@@ -497,6 +497,10 @@ func (w *worker) old() *corev1.PodStatus {
 // finish is what follows when nothing of the pod is left on the node but dead containers and logs: a deleted pod's object
 // goes, and once that is gone, the rest.
 func (w *worker) finish(p cri.Pod) {
+	if w.gone && w.next != nil && w.next.Pod.Spec.RestartPolicy == corev1.RestartPolicyAlways {
+		w.revive()
+		return
+	}
 	if w.gone {
 		w.remove(p)
 		return
@@ -505,6 +509,19 @@ func (w *worker) finish(p cri.Pod) {
 		w.deleteSent = true
 		w.m.statuses.Remove(w.object)
 	}
+}
+
+// revive begins anew with a pod that left and came back while it was being ended (a manifest that was put back): its
+// containers count on.
+func (w *worker) revive() {
+	d := *w.next
+	w.next, w.gone, w.ending, w.endingSince, w.grace, w.verdict = nil, false, false, time.Time{}, 0, nil
+	w.pod, w.static, w.object, w.last = d.Pod, d.Static, d.Pod, &corev1.PodStatus{}
+	if d.Static {
+		w.object = d.Mirror
+	}
+	w.m.forgetEnding(w)
+	w.dirty = true
 }
 
 // wakeAt arms the timer for the next thing that happens by itself.

@@ -36,6 +36,8 @@ const (
 type Sink interface {
 	Set(podworker.Desired)
 	Remove(uid types.UID)
+	// Has tells whether there is something of a pod on the node still: one that was removed takes a while to end.
+	Has(uid types.UID) bool
 }
 
 // API is what the source needs of the API server.
@@ -262,6 +264,9 @@ func (p *Pods) deliverStatic(name string) {
 	p.sink.Set(podworker.Desired{Pod: pod, Static: true, Mirror: m})
 }
 
+// Gone says that nothing is left of a pod on the node: a mirror may have nothing to show any more.
+func (p *Pods) Gone(types.UID) { p.look() }
+
 func (p *Pods) look() {
 	select {
 	case p.wake <- struct{}{}:
@@ -301,7 +306,11 @@ func (p *Pods) reconcileMirrors(ctx context.Context) error {
 		}
 	}
 	for name, m := range p.mirrors {
-		if pod := p.static[name]; pod == nil || string(pod.UID) != m.Annotations[AnnotationMirror] || m.DeletionTimestamp != nil {
+		pod, mirrors := p.static[name], m.Annotations[AnnotationMirror]
+		switch {
+		case m.DeletionTimestamp != nil: // somebody deleted it: it comes back
+			remove = append(remove, m)
+		case (pod == nil || string(pod.UID) != mirrors) && !p.sink.Has(types.UID(mirrors)): // it is shown until it has ended
 			remove = append(remove, m)
 		}
 	}

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -13,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/mote-edge/mote/agent/podworker"
 )
@@ -21,6 +23,13 @@ import (
 type sink struct {
 	mu  sync.Mutex
 	log []string
+	has map[types.UID]bool
+}
+
+func (s *sink) Has(uid types.UID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.has[uid]
 }
 
 func (s *sink) Set(d podworker.Desired) {
@@ -224,4 +233,54 @@ func FuzzCheckpoint(f *testing.F) {
 			t.Error("a pod without containers")
 		}
 	})
+}
+
+// mirrorAPI counts what is done to mirrors.
+type mirrorAPI struct{ created, deleted []string }
+
+func (*mirrorAPI) ListPods(context.Context, metav1.ListOptions) (*corev1.PodList, error) {
+	return nil, nil
+}
+func (*mirrorAPI) WatchPods(context.Context, metav1.ListOptions) (watch.Interface, error) {
+	return nil, nil
+}
+func (*mirrorAPI) Node(context.Context) (*corev1.Node, error) { return &corev1.Node{}, nil }
+func (a *mirrorAPI) CreatePod(_ context.Context, pod *corev1.Pod) (*corev1.Pod, error) {
+	a.created = append(a.created, pod.Name)
+	return pod, nil
+}
+
+func (a *mirrorAPI) DeletePod(_ context.Context, _, name string, _ types.UID) error {
+	a.deleted = append(a.deleted, name)
+	return nil
+}
+
+// Regression: the mirror of a static pod went with the manifest, while the pod was still in its grace period.
+func TestMirrorStaysUntilThePodHasEnded(t *testing.T) {
+	s, api := &sink{has: map[types.UID]bool{}}, &mirrorAPI{}
+	p := New("n1", api, s, nil, slog.New(slog.DiscardHandler))
+	_ = (*podStore)(p).Replace(nil, "1")
+	static, err := Decode([]byte("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n"), "/m/web.yaml", "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.setStatic(map[string]*corev1.Pod{key(static): static})
+	if err := p.reconcileMirrors(t.Context()); err != nil || len(api.created) != 1 {
+		t.Fatalf("created %v, %v", api.created, err)
+	}
+	mirror := mirrorOf(static, &corev1.Node{})
+	mirror.UID = "mirror"
+	_ = (*podStore)(p).Add(mirror)
+	s.has[static.UID] = true // in its grace period
+	p.setStatic(map[string]*corev1.Pod{})
+	if err := p.reconcileMirrors(t.Context()); err != nil || len(api.deleted) != 0 {
+		t.Errorf("deleted %v while the pod ends, %v", api.deleted, err)
+	}
+	s.has[static.UID] = false
+	if p.Gone(static.UID); len(p.wake) == 0 {
+		t.Error("nobody looks after the pod's end")
+	}
+	if err := p.reconcileMirrors(t.Context()); err != nil || len(api.deleted) != 1 {
+		t.Errorf("deleted %v after the pod's end, %v", api.deleted, err)
+	}
 }

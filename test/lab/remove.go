@@ -55,17 +55,8 @@ func inode(path string) uint64 {
 
 // remove ends the node: its processes, mounts, cgroups and directories.
 func (n *Node) remove(ctx context.Context) error {
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		pids := n.processes()
-		if len(pids) == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("node %s: processes %v don't end", n.Name, pids)
-		}
-		for _, pid := range pids {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
+	if err := n.killAll(); err != nil {
+		return err
 	}
 	var errs []error
 	// The pinned mount namespace goes, and with it every mount that was made in it.
@@ -77,6 +68,54 @@ func (n *Node) remove(ctx context.Context) error {
 		errs = append(errs, os.RemoveAll(n.Dir()))
 	}
 	return errors.Join(errs...)
+}
+
+func (n *Node) killAll() error {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		pids := n.processes()
+		if len(pids) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("node %s: processes %v don't end", n.Name, pids)
+		}
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+}
+
+// PowerOff is what a power cut leaves of a node: no process, no mount, no link but its uplink, no cgroup, an empty run
+// directory; and the disk. Start it again with StartAgent or StartServer.
+func (n *Node) PowerOff(ctx context.Context) error {
+	if err := n.killAll(); err != nil {
+		return err
+	}
+	if n.done != nil {
+		<-n.done
+	}
+	if err := syscall.Unmount(n.mountNS(), syscall.MNT_DETACH); err != nil {
+		return fmt.Errorf("unpin the mount namespace of %s: %w", n.Name, err)
+	}
+	if err := removeCgroups(n.Cgroup()); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(n.Dir(), "run")); err != nil {
+		return err
+	}
+	ns := n.lab.netns(n.Name)
+	if _, err := run(ctx, "ip", "-n", ns, "link", "del", "mote0"); err != nil && !strings.Contains(err.Error(), "Cannot find device") {
+		return err
+	}
+	for _, args := range [][]string{
+		{"ip", "-n", ns, "route", "flush", "proto", "static"},
+		{"unshare", "--mount=" + n.mountNS(), "--propagation", "slave", "mount", "--make-rshared", "/"},
+	} {
+		if _, err := run(ctx, args[0], args[1:]...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeCgroups removes a cgroup and those below it in every hierarchy.
