@@ -14,12 +14,11 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/mote-edge/mote/controlplane/apiserver"
 	"github.com/mote-edge/mote/controlplane/controllers"
 	"github.com/mote-edge/mote/controlplane/objectfeed"
 	"github.com/mote-edge/mote/controlplane/scheduler"
 )
-
-const leaseName = "mote-controllers"
 
 // errLost ends the process: what the old leader has under way must not meet the new one's work.
 var errLost = errors.New("another server leads now (lease kube-system/mote-controllers)")
@@ -46,9 +45,9 @@ func (s *Server) lead(ctx context.Context) error {
 	defer cancel(nil)
 	finished := make(chan struct{})
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Name: leaseName,
+		Name: apiserver.ControllersLease,
 		Lock: &resourcelock.LeaseLock{
-			LeaseMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: leaseName},
+			LeaseMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: apiserver.ControllersLease},
 			Client:     client.CoordinationV1(),
 			LockConfig: resourcelock.ResourceLockConfig{Identity: id},
 		},
@@ -100,7 +99,7 @@ func (s *Server) work(ctx context.Context) error {
 	ctrl, err := controllers.New(controllers.Config{
 		Client: s.api.Client(), Metadata: meta, Discovery: s.api.Client().Discovery(), Informers: s.api.Informers(),
 		Objects:     objectfeed.New(s.store.Client().Client, ""),
-		ClusterCIDR: s.cfg.ClusterCIDR, ServiceCIDR: serviceCIDR,
+		ClusterCIDR: s.cfg.ClusterCIDR, ServiceCIDR: serviceCIDR, Issuer: s.api.Issuer(),
 		RootCA: s.pki.CA.CertPEM, SigningCert: s.pki.CA.Cert, SigningKey: s.pki.CA.Key, ServiceAccountKey: s.pki.ServiceAccountKey,
 	})
 	if err != nil {

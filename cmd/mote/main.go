@@ -46,7 +46,7 @@ func root() *cobra.Command {
 	f.StringVar(&dirs.Data, "data-dir", dirs.Data, "state that survives a reboot")
 	f.StringVar(&dirs.Run, "run-dir", dirs.Run, "sockets and state that a reboot clears")
 	f.StringVar(&dirs.Config, "config-dir", dirs.Config, "the administrator's files")
-	c.AddCommand(serverCommand(&dirs), tokenCommand(&dirs), imagesCommand(&dirs), agentCommand(), uninstallCommand(&dirs), &cobra.Command{
+	c.AddCommand(serverCommand(&dirs), tokenCommand(&dirs), imagesCommand(&dirs), agentCommand(), kubectlCommand(&dirs), etcdCommand(&dirs), uninstallCommand(&dirs), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,

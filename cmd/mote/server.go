@@ -62,12 +62,7 @@ func serverCommand(dirs *layout.Dirs) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			g, ctx := errgroup.WithContext(cmd.Context())
-			g.Go(func() error { return s.Run(ctx) })
-			if !noAgent {
-				g.Go(func() error { return runNode(ctx, s, nodeConfig) })
-			}
-			return g.Wait()
+			return runServer(cmd.Context(), s, nodeConfig, noAgent)
 		},
 	}
 	f := c.Flags()
@@ -94,6 +89,30 @@ func serverCommand(dirs *layout.Dirs) *cobra.Command {
 	f.DurationVar(&cfg.Etcd.CompactInterval, "etcd-compaction-interval", 0, "how much history is kept (default 5m)")
 	f.Int64Var(&cfg.Etcd.QuotaBytes, "etcd-quota-backend-bytes", 0, "bound of the embedded database (default 2 GiB)")
 	return c
+}
+
+// errStopped ends the program after what went wrong has been said.
+var errStopped = errors.New("stopped: the reason is above")
+
+// runServer runs the control plane, and the node beside it. If one of them fails the other is stopped, which takes a
+// moment; what went wrong is said before that.
+func runServer(ctx context.Context, s *controlplane.Server, node nodeproc.Config, noAgent bool) error {
+	g, ctx := errgroup.WithContext(ctx)
+	part := func(name string, run func() error) {
+		g.Go(func() error {
+			err := run()
+			if err != nil && ctx.Err() == nil {
+				slog.ErrorContext(ctx, name+" failed, stopping", "error", err)
+				return errStopped
+			}
+			return err
+		})
+	}
+	part("the control plane", func() error { return s.Run(ctx) })
+	if !noAgent {
+		part("the node", func() error { return runNode(ctx, s, node) })
+	}
+	return g.Wait()
 }
 
 func parseServerFlags(cfg *controlplane.Config, serviceCIDR, nodePorts string) error {

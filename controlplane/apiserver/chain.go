@@ -83,6 +83,7 @@ func (s *Server) builtIn(config genericapiserver.Config, next genericapiserver.D
 		Authenticator:  config.Authentication.Authenticator,
 		Audiences:      config.Authentication.APIAudiences,
 		Tokens:         s.issuer,
+		Components:     s.components(),
 	})
 	if err != nil {
 		return nil, err

@@ -134,6 +134,9 @@ func (s *Server) Address() string { return s.cfg.Listener.Addr().String() }
 // Port is the listener's.
 func (s *Server) Port() int { return s.cfg.listenPort() }
 
+// Issuer names this cluster in service-account tokens.
+func (s *Server) Issuer() string { return s.cfg.Issuer }
+
 // ServiceCIDR is the range of the Services' addresses.
 func (s *Server) ServiceCIDR() *net.IPNet { return s.cfg.ServiceCIDR }
 

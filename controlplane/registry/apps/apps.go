@@ -14,6 +14,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -108,6 +109,7 @@ var statefulSets = resource.Descriptor[*appsv1.StatefulSet]{
 	ShortNames: []string{"sts"}, Categories: all,
 	New:       func() *appsv1.StatefulSet { return &appsv1.StatefulSet{} },
 	NewList:   func() runtime.Object { return &appsv1.StatefulSetList{} },
+	NameRule:  statefulSetName,
 	HasStatus: true, Generation: true,
 	Columns: append([]resource.Column[*appsv1.StatefulSet]{
 		resource.Name[*appsv1.StatefulSet](),
@@ -116,6 +118,15 @@ var statefulSets = resource.Descriptor[*appsv1.StatefulSet]{
 		}},
 		resource.Age[*appsv1.StatefulSet](),
 	}, resource.Pods(func(s *appsv1.StatefulSet) *corev1.PodSpec { return &s.Spec.Template.Spec }, nil)...),
+}
+
+// statefulSetName has no dots: it becomes part of its pods' host names.
+func statefulSetName(name string, prefix bool) []string {
+	msgs := validation.NameIsDNSSubdomain(name, prefix)
+	if strings.Contains(name, ".") {
+		msgs = append(msgs, "must not contain dots")
+	}
+	return msgs
 }
 
 var statefulSetScale = resource.Scale[*appsv1.StatefulSet]{

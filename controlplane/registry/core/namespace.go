@@ -184,13 +184,33 @@ func addNamespaces(c *resource.Config, to resource.Storages) error {
 	finalize.ResetStatusFields = []fieldpath.Path{fieldpath.MakePathOrDie("status")}
 	to["namespaces"] = newNamespaceREST(r)
 	to["namespaces/status"] = status
-	to["namespaces/finalize"] = &namespaceFinalize{finalize.Subresource(r.Store, func(_ context.Context, n, old *corev1.Namespace) {
+	to["namespaces/finalize"] = namespaceFinalize{finalize.Subresource(r.Store, func(_ context.Context, n, old *corev1.Namespace) {
 		n.Status = old.Status
 	}, nil)}
 	return nil
 }
 
-// namespaceFinalize changes spec.finalizers alone of what an update may change.
-type namespaceFinalize struct{ *resource.Status }
+// namespaceFinalize changes spec.finalizers alone of what an update may change. It can be updated, not read.
+type namespaceFinalize struct{ status *resource.Status }
 
-var _ rest.Patcher = (*namespaceFinalize)(nil)
+var (
+	_ rest.Storage             = namespaceFinalize{}
+	_ rest.Updater             = namespaceFinalize{}
+	_ rest.ResetFieldsStrategy = namespaceFinalize{}
+)
+
+// New gives the decoder an object.
+func (r namespaceFinalize) New() runtime.Object { return r.status.New() }
+
+// Destroy does nothing: the namespaces' own storage ends what they share.
+func (r namespaceFinalize) Destroy() {}
+
+// Update changes the finalizers.
+func (r namespaceFinalize) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, force bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	return r.status.Update(ctx, name, info, create, update, force, options)
+}
+
+// GetResetFields are the fields that an update leaves alone.
+func (r namespaceFinalize) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	return r.status.GetResetFields()
+}

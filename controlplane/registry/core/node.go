@@ -16,7 +16,7 @@ var nodes = resource.Descriptor[*corev1.Node]{
 	GV: corev1.SchemeGroupVersion, Plural: "nodes", Cached: true, Singular: "node", Cluster: true, ShortNames: []string{"no"},
 	New:       func() *corev1.Node { return &corev1.Node{} },
 	NewList:   func() runtime.Object { return &corev1.NodeList{} },
-	HasStatus: true,
+	HasStatus: true, StatusOnCreate: true,
 	Fields: func(n *corev1.Node) fields.Set {
 		return fields.Set{"spec.unschedulable": strconv.FormatBool(n.Spec.Unschedulable)}
 	},

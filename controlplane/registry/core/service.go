@@ -23,6 +23,8 @@ var services = resource.Descriptor[*corev1.Service]{
 	ReturnDeleted:  true,
 	CreateOnUpdate: true,
 	NameRule:       validation.NameIsDNSLabel,
+	WarnCreate:     func(_ context.Context, s *corev1.Service) []string { return serviceWarnings(s) },
+	WarnUpdate:     func(_ context.Context, s, _ *corev1.Service) []string { return serviceWarnings(s) },
 	PrepareUpdate:  func(_ context.Context, s, old *corev1.Service) { dropForType(s, old) },
 	Fields: func(s *corev1.Service) fields.Set {
 		return fields.Set{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)}
@@ -41,6 +43,23 @@ var services = resource.Descriptor[*corev1.Service]{
 		resource.Age[*corev1.Service](),
 		{Name: "Selector", Wide: true, Value: func(s *corev1.Service) any { return resource.Labels(s.Spec.Selector) }},
 	},
+}
+
+// serviceWarnings tells of fields that are there for old clients' sake.
+func serviceWarnings(s *corev1.Service) (out []string) {
+	if len(s.Spec.ExternalIPs) > 0 {
+		out = append(out, "spec.externalIPs is deprecated and may no longer be implemented in some clusters")
+	}
+	if d := s.Spec.TrafficDistribution; d != nil && *d == corev1.ServiceTrafficDistributionPreferClose {
+		out = append(out, `spec.trafficDistribution: "PreferClose" is deprecated; use "PreferSameZone"`)
+	}
+	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP && s.Spec.ClusterIP == corev1.ClusterIPNone {
+		out = append(out, "spec.SessionAffinity is ignored for headless services")
+	}
+	if s.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.ExternalName != "" {
+		out = append(out, fmt.Sprintf("spec.externalName is ignored when spec.type is not %q", "ExternalName"))
+	}
+	return out
 }
 
 func externalIPs(s *corev1.Service) string {

@@ -64,6 +64,9 @@ func newAllocators(c *resource.Config) (*allocators, error) {
 func (a *allocators) attach(services, status *genericregistry.Store) {
 	a.services = services
 	services.BeginCreate = func(ctx context.Context, obj runtime.Object, options *metav1.CreateOptions) (genericregistry.FinishFunc, error) {
+		if obj.(*corev1.Service).Name == "" { // validation comes next, and refuses it
+			return func(context.Context, bool) {}, nil
+		}
 		return a.begin(ctx, obj.(*corev1.Service), nil, dryrun.IsDryRun(options.DryRun))
 	}
 	services.BeginUpdate = func(ctx context.Context, obj, old runtime.Object, options *metav1.UpdateOptions) (genericregistry.FinishFunc, error) {

@@ -74,6 +74,7 @@ func CSIDriver(d *storagev1.CSIDriver) {
 	unset(&d.Spec.AttachRequired, true)
 	unset(&d.Spec.PodInfoOnMount, false)
 	unset(&d.Spec.StorageCapacity, false)
+	unset(&d.Spec.PreventPodSchedulingIfMissing, false)
 	unset(&d.Spec.FSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)
 	if len(d.Spec.VolumeLifecycleModes) == 0 {
 		d.Spec.VolumeLifecycleModes = []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent}

@@ -47,6 +47,8 @@ func StatefulSet(s *appsv1.StatefulSet) {
 	unset(&s.Spec.Replicas, 1)
 	unset(&s.Spec.RevisionHistoryLimit, 10)
 	for i := range s.Spec.VolumeClaimTemplates {
+		zero(&s.Spec.VolumeClaimTemplates[i].APIVersion, "v1")
+		zero(&s.Spec.VolumeClaimTemplates[i].Kind, "PersistentVolumeClaim")
 		PersistentVolumeClaim(&s.Spec.VolumeClaimTemplates[i])
 	}
 }

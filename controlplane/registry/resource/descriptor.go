@@ -55,6 +55,8 @@ type Descriptor[T Object] struct {
 	// HasStatus makes a create drop the status, an update keep the old one, and
 	// Build return a status subresource.
 	HasStatus bool
+	// StatusOnCreate keeps the status that a create brings along.
+	StatusOnCreate bool
 	// Generation makes metadata.generation count the changes of spec.
 	Generation bool
 	// GenerationOf replaces "spec" as what the generation counts.

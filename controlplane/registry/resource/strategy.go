@@ -49,7 +49,7 @@ func (s strategy[T]) DefaultGarbageCollectionPolicy(context.Context) rest.Garbag
 
 func (s strategy[T]) PrepareForCreate(ctx context.Context, o runtime.Object) {
 	obj := o.(T)
-	if s.d.HasStatus {
+	if s.d.HasStatus && !s.d.StatusOnCreate {
 		part(obj, "Status").SetZero()
 	}
 	if s.d.Generation {

@@ -100,9 +100,9 @@ var drivers = resource.Descriptor[*storagev1.CSIDriver]{
 
 var nodes = resource.Descriptor[*storagev1.CSINode]{
 	GV: storagev1.SchemeGroupVersion, Plural: "csinodes", Singular: "csinode", Cluster: true,
-	New:           func() *storagev1.CSINode { return &storagev1.CSINode{} },
-	NewList:       func() runtime.Object { return &storagev1.CSINodeList{} },
-	ReturnDeleted: true, NeedsResourceVersion: true,
+	New:       func() *storagev1.CSINode { return &storagev1.CSINode{} },
+	NewList:   func() runtime.Object { return &storagev1.CSINodeList{} },
+	HasStatus: true, ReturnDeleted: true, NeedsResourceVersion: true,
 	Columns: []resource.Column[*storagev1.CSINode]{
 		resource.Name[*storagev1.CSINode](),
 		{Name: "Drivers", Type: "integer", Value: func(n *storagev1.CSINode) any { return int64(len(n.Spec.Drivers)) }},
@@ -115,16 +115,6 @@ var capacities = resource.Descriptor[*storagev1.CSIStorageCapacity]{
 	New:                  func() *storagev1.CSIStorageCapacity { return &storagev1.CSIStorageCapacity{} },
 	NewList:              func() runtime.Object { return &storagev1.CSIStorageCapacityList{} },
 	NeedsResourceVersion: true,
-	Columns: []resource.Column[*storagev1.CSIStorageCapacity]{
-		resource.Name[*storagev1.CSIStorageCapacity](),
-		{Name: "StorageClassName", Value: func(c *storagev1.CSIStorageCapacity) any { return c.StorageClassName }},
-		{Name: "Capacity", Value: func(c *storagev1.CSIStorageCapacity) any {
-			if c.Capacity == nil {
-				return unset
-			}
-			return c.Capacity.String()
-		}},
-	},
 }
 
 var attachments = resource.Descriptor[*storagev1.VolumeAttachment]{

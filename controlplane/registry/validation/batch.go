@@ -2,6 +2,7 @@ package validation
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -113,7 +114,7 @@ func failurePolicy(l *list, s *batchv1.JobSpec, p *field.Path) {
 	}
 	for i, r := range s.PodFailurePolicy.Rules {
 		ip := p.Child("rules").Index(i)
-		oneOf(l, ip.Child("action"), r.Action, batchv1.PodFailurePolicyActionCount, batchv1.PodFailurePolicyActionFailIndex, batchv1.PodFailurePolicyActionFailJob, batchv1.PodFailurePolicyActionIgnore)
+		requiredOneOf(l, ip.Child("action"), r.Action, "", batchv1.PodFailurePolicyActionCount, batchv1.PodFailurePolicyActionFailIndex, batchv1.PodFailurePolicyActionFailJob, batchv1.PodFailurePolicyActionIgnore)
 		if r.Action == batchv1.PodFailurePolicyActionFailIndex && s.BackoffLimitPerIndex == nil {
 			l.add(field.Invalid(ip.Child("action"), r.Action, "requires the backoffLimitPerIndex to be set"))
 		}
@@ -125,7 +126,7 @@ func failurePolicy(l *list, s *batchv1.JobSpec, p *field.Path) {
 		}
 		if c := r.OnExitCodes; c != nil {
 			cp := ip.Child("onExitCodes")
-			oneOf(l, cp.Child("operator"), c.Operator, batchv1.PodFailurePolicyOnExitCodesOpIn, batchv1.PodFailurePolicyOnExitCodesOpNotIn)
+			requiredOneOf(l, cp.Child("operator"), c.Operator, "", batchv1.PodFailurePolicyOnExitCodesOpIn, batchv1.PodFailurePolicyOnExitCodesOpNotIn)
 			if c.ContainerName != nil && !names[*c.ContainerName] {
 				l.add(field.Invalid(cp.Child("containerName"), *c.ContainerName, "must be one of the container or initContainer names in the pod template"))
 			}
@@ -139,9 +140,15 @@ func failurePolicy(l *list, s *batchv1.JobSpec, p *field.Path) {
 				}
 				seen.check(l, cp.Child("values").Index(k), v, v)
 			}
+			if !slices.IsSorted(c.Values) {
+				l.add(field.Invalid(cp.Child("values"), c.Values, "must be ordered"))
+			}
 		}
 		for k, c := range r.OnPodConditions {
 			l.qualifiedName(ip.Child("onPodConditions").Index(k).Child("type"), string(c.Type))
+			if c.Status == "" {
+				continue
+			}
 			oneOf(l, ip.Child("onPodConditions").Index(k).Child("status"), c.Status, corev1.ConditionFalse, corev1.ConditionTrue, corev1.ConditionUnknown)
 		}
 	}

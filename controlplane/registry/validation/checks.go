@@ -2,12 +2,12 @@ package validation
 
 import (
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -38,10 +38,32 @@ func (l *list) qualifiedName(p *field.Path, v string) {
 	l.messages(p, v, validation.IsQualifiedName(v))
 }
 
+// pathSegment checks a name that is put into a URL's path.
+func (l *list) pathSegment(p *field.Path, v string) {
+	l.messages(p, v, path.IsValidPathSegmentName(v))
+}
+
+func (l *list) pathSegmentRequired(p *field.Path, v string) {
+	if v == "" {
+		l.required(p, "")
+		return
+	}
+	l.pathSegment(p, v)
+}
+
 func oneOf[T ~string](l *list, p *field.Path, v T, allowed ...T) {
 	if !slices.Contains(allowed, v) {
 		l.add(field.NotSupported(p, v, allowed))
 	}
+}
+
+// requiredOneOf tells a missing value from a wrong one.
+func requiredOneOf[T ~string](l *list, p *field.Path, v T, why string, allowed ...T) {
+	if v == "" {
+		l.required(p, why)
+		return
+	}
+	oneOf(l, p, v, allowed...)
 }
 
 func (l *list) notNegative(p *field.Path, v int64) {
@@ -77,12 +99,10 @@ func (l *list) ip(p *field.Path, v string) { l.addAll(validation.IsValidIP(p, v)
 
 // relative refuses paths that leave the place they are meant for.
 func (l *list) relative(p *field.Path, v string) {
-	switch {
-	case path.IsAbs(v):
+	if strings.HasPrefix(v, "/") {
 		l.add(field.Invalid(p, v, "must be a relative path"))
-	default:
-		l.noBackstep(p, v)
 	}
+	l.noBackstep(p, v)
 }
 
 func (l *list) noBackstep(p *field.Path, v string) {

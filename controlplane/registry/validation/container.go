@@ -2,6 +2,7 @@ package validation
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -78,10 +79,7 @@ func container(l *list, s *podScope, c *corev1.Container, p *field.Path) {
 	mounts(l, s, c.VolumeMounts, p.Child("volumeMounts"))
 	devices(l, s, c, p.Child("volumeDevices"))
 	requirements(l, &c.Resources, p.Child("resources"))
-	for i, r := range c.ResizePolicy {
-		oneOf(l, p.Child("resizePolicy").Index(i).Child("resourceName"), r.ResourceName, corev1.ResourceCPU, corev1.ResourceMemory)
-		oneOf(l, p.Child("resizePolicy").Index(i).Child("restartPolicy"), r.RestartPolicy, corev1.NotRequired, corev1.RestartContainer)
-	}
+	resizePolicies(l, c.ResizePolicy, p.Child("resizePolicy"))
 	lifecycle(l, c.Lifecycle, s.grace, p.Child("lifecycle"))
 	probe(l, c.LivenessProbe, p.Child("livenessProbe"))
 	probe(l, c.StartupProbe, p.Child("startupProbe"))
@@ -95,6 +93,23 @@ func container(l *list, s *podScope, c *corev1.Container, p *field.Path) {
 		l.add(field.Invalid(p.Child("readinessProbe", "terminationGracePeriodSeconds"), *c.ReadinessProbe.TerminationGracePeriodSeconds, "must not be set for readinessProbes"))
 	}
 	containerSecurity(l, c.SecurityContext, p.Child("securityContext"))
+}
+
+func resizePolicies(l *list, all []corev1.ContainerResizePolicy, p *field.Path) {
+	seen := unique[corev1.ResourceName]{}
+	for i, r := range all {
+		seen.check(l, p.Index(i), r.ResourceName, r.ResourceName)
+		if r.ResourceName == "" {
+			l.required(p, "")
+		} else {
+			oneOf(l, p, r.ResourceName, corev1.ResourceCPU, corev1.ResourceMemory)
+		}
+		if r.RestartPolicy == "" {
+			l.required(p, "")
+		} else {
+			oneOf(l, p, r.RestartPolicy, corev1.NotRequired, corev1.RestartContainer)
+		}
+	}
 }
 
 func image(l *list, ref string, p *field.Path) {
@@ -194,6 +209,9 @@ func environment(l *list, env []corev1.EnvVar, p *field.Path) {
 var envFields = sets.New("metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
 	"status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs")
 
+// podFields are the fields of a pod that have names for selectors and references.
+var podFields = envFields.Union(sets.New("metadata.labels", "metadata.annotations", "spec.hostNetwork", "spec.restartPolicy", "spec.schedulerName", "status.phase", "status.nominatedNodeName"))
+
 func envSource(l *list, e corev1.EnvVar, p *field.Path) {
 	from, n := e.ValueFrom, 0
 	if f := from.FieldRef; f != nil {
@@ -231,9 +249,7 @@ func envSource(l *list, e corev1.EnvVar, p *field.Path) {
 }
 
 func keyRef(l *list, name, key string, p *field.Path) {
-	if name == "" {
-		l.required(p.Child("name"), "")
-	}
+	l.dnsSubdomain(p.Child("name"), name)
 	if key == "" {
 		l.required(p.Child("key"), "")
 	} else {
@@ -244,9 +260,14 @@ func keyRef(l *list, name, key string, p *field.Path) {
 func fieldRef(l *list, f *corev1.ObjectFieldSelector, allowed sets.Set[string], p *field.Path) {
 	if f.APIVersion == "" {
 		l.required(p.Child("apiVersion"), "")
+		return
 	}
 	if f.FieldPath == "" {
 		l.required(p.Child("fieldPath"), "")
+		return
+	}
+	if f.APIVersion != "v1" {
+		l.add(field.Invalid(p.Child("fieldPath"), f.FieldPath, "error converting fieldPath: unsupported pod version: "+f.APIVersion))
 		return
 	}
 	base, key, subscript := strings.Cut(strings.TrimSuffix(f.FieldPath, "']"), "['")
@@ -256,6 +277,10 @@ func fieldRef(l *list, f *corev1.ObjectFieldSelector, allowed sets.Set[string], 
 			name = strings.ToLower(key)
 		}
 		l.qualifiedName(p, name)
+		return
+	}
+	if !podFields.Has(f.FieldPath) {
+		l.add(field.Invalid(p.Child("fieldPath"), f.FieldPath, "error converting fieldPath: field label not supported: "+f.FieldPath))
 		return
 	}
 	if !allowed.Has(f.FieldPath) {
@@ -296,14 +321,23 @@ func environmentFrom(l *list, from []corev1.EnvFromSource, p *field.Path) {
 		switch {
 		case e.ConfigMapRef != nil && e.SecretRef != nil:
 			l.add(field.Invalid(ip, "", "may not have more than one field specified at a time"))
-		case e.ConfigMapRef != nil && e.ConfigMapRef.Name == "":
-			l.required(ip.Child("configMapRef", "name"), "")
-		case e.SecretRef != nil && e.SecretRef.Name == "":
-			l.required(ip.Child("secretRef", "name"), "")
-		case e.ConfigMapRef == nil && e.SecretRef == nil:
-			l.add(field.Invalid(ip, "", "must specify one of: `configMapRef` or `secretRef`"))
+		case e.ConfigMapRef != nil:
+			reference(l, e.ConfigMapRef.Name, ip.Child("configMapRef", "name"))
+		case e.SecretRef != nil:
+			reference(l, e.SecretRef.Name, ip.Child("secretRef", "name"))
+		default:
+			l.add(field.Invalid(p, "", "must specify one of: `configMapRef` or `secretRef`"))
 		}
 	}
+}
+
+// reference checks the name of another object.
+func reference(l *list, name string, p *field.Path) {
+	if name == "" {
+		l.required(p, "")
+		return
+	}
+	l.dnsSubdomain(p, name)
 }
 
 func mounts(l *list, s *podScope, ms []corev1.VolumeMount, p *field.Path) {
@@ -312,7 +346,8 @@ func mounts(l *list, s *podScope, ms []corev1.VolumeMount, p *field.Path) {
 		ip := p.Index(i)
 		if m.Name == "" {
 			l.required(ip.Child("name"), "")
-		} else if s.volumes[m.Name] == nil {
+		}
+		if s.volumes[m.Name] == nil {
 			l.add(field.NotFound(ip.Child("name"), m.Name))
 		}
 		if m.MountPath == "" {
@@ -320,35 +355,43 @@ func mounts(l *list, s *podScope, ms []corev1.VolumeMount, p *field.Path) {
 		} else if strings.Contains(m.MountPath, ":") {
 			l.add(field.Invalid(ip.Child("mountPath"), m.MountPath, "must not contain ':'"))
 		}
-		places.check(l, ip.Child("mountPath"), m.MountPath, m.MountPath)
+		if places[m.MountPath] {
+			l.add(field.Invalid(ip.Child("mountPath"), m.MountPath, "must be unique"))
+		}
+		places[m.MountPath] = true
+		// From here on upstream's field paths have no index; people and programs know them so.
 		if m.SubPath != "" {
-			l.relative(ip.Child("subPath"), m.SubPath)
+			l.relative(p.Child("subPath"), m.SubPath)
 		}
 		if m.SubPathExpr != "" {
 			if m.SubPath != "" {
-				l.add(field.Invalid(ip.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
+				l.add(field.Invalid(p.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
 			}
-			l.relative(ip.Child("subPathExpr"), m.SubPathExpr)
+			l.relative(p.Child("subPathExpr"), m.SubPathExpr)
 		}
 		if m.MountPropagation != nil {
-			oneOf(l, ip.Child("mountPropagation"), *m.MountPropagation, corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)
+			oneOf(l, p.Child("mountPropagation"), *m.MountPropagation, corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)
 		}
 		if m.RecursiveReadOnly != nil {
-			oneOf(l, ip.Child("recursiveReadOnly"), *m.RecursiveReadOnly, corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)
+			oneOf(l, p.Child("recursiveReadOnly"), *m.RecursiveReadOnly, corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)
 			if *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled && !m.ReadOnly {
-				l.add(field.Forbidden(ip.Child("recursiveReadOnly"), "may only be specified when readOnly is true"))
+				l.add(field.Forbidden(p.Child("recursiveReadOnly"), "may only be specified when readOnly is true"))
+			}
+			if mp := m.MountPropagation; *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled && mp != nil && *mp != corev1.MountPropagationNone {
+				l.add(field.Forbidden(p.Child("recursiveReadOnly"), "may only be specified when mountPropagation is None or not specified"))
 			}
 		}
 	}
 }
 
 func devices(l *list, s *podScope, c *corev1.Container, p *field.Path) {
-	paths := unique[string]{}
+	paths, names := unique[string]{}, unique[string]{}
 	for i, d := range c.VolumeDevices {
 		ip := p.Index(i)
 		if d.Name == "" {
 			l.required(ip.Child("name"), "")
-		} else if v := s.volumes[d.Name]; v == nil {
+		}
+		if v := s.volumes[d.Name]; v == nil {
 			l.add(field.NotFound(ip.Child("name"), d.Name))
 		} else if v.PersistentVolumeClaim == nil && v.Ephemeral == nil {
 			l.add(field.Invalid(ip.Child("name"), d.Name, "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode"))
@@ -356,8 +399,17 @@ func devices(l *list, s *podScope, c *corev1.Container, p *field.Path) {
 		if d.DevicePath == "" {
 			l.required(ip.Child("devicePath"), "")
 		} else {
-			l.noBackstep(ip.Child("devicePath"), d.DevicePath)
+			if slices.Contains(strings.Split(d.DevicePath, "/"), "..") {
+				l.add(field.Invalid(ip.Child("devicePath"), d.DevicePath, "can not contain backsteps ('..')"))
+			}
+			if paths[d.DevicePath] {
+				l.add(field.Invalid(ip.Child("devicePath"), d.DevicePath, "must be unique"))
+			}
+			paths[d.DevicePath] = true
 		}
-		paths.check(l, ip.Child("devicePath"), d.DevicePath, d.DevicePath)
+		if names[d.Name] {
+			l.add(field.Invalid(ip.Child("name"), d.Name, "must be unique"))
+		}
+		names[d.Name] = true
 	}
 }

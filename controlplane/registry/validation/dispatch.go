@@ -56,6 +56,8 @@ func Create(obj runtime.Object) field.ErrorList {
 		return persistentVolume(o)
 	case *corev1.Event:
 		return event(o)
+	case *corev1.Namespace:
+		return namespace(o)
 	case *corev1.ReplicationController:
 		return replicationController(o)
 	case *appsv1.Deployment:
@@ -119,14 +121,26 @@ func createRest(obj runtime.Object) field.ErrorList {
 		return admissionPolicy(o)
 	case *admissionregistrationv1.ValidatingAdmissionPolicyBinding:
 		return admissionPolicyBinding(o)
+	case *admissionregistrationv1.MutatingAdmissionPolicy:
+		return mutatingPolicy(o)
+	case *admissionregistrationv1.MutatingAdmissionPolicyBinding:
+		return mutatingPolicyBinding(o)
+	case *networkingv1.ServiceCIDR:
+		return serviceCIDR(o)
+	case *networkingv1.IPAddress:
+		return ipAddress(o)
+	case *storagev1.CSIDriver:
+		return csiDriver(o)
+	case *storagev1.CSIStorageCapacity:
+		return storageCapacity(o)
+	case *storagev1.VolumeAttachment:
+		return volumeAttachment(o)
+	case *storagev1.VolumeAttributesClass:
+		return attributesClass(o)
 	case *admissionregistrationv1.ValidatingWebhookConfiguration:
-		return webhookConfig(o.Webhooks, func(w *admissionregistrationv1.ValidatingWebhook) (string, *admissionregistrationv1.WebhookClientConfig, *admissionregistrationv1.SideEffectClass, []string, *int32, []admissionregistrationv1.RuleWithOperations, []admissionregistrationv1.MatchCondition) {
-			return w.Name, &w.ClientConfig, w.SideEffects, w.AdmissionReviewVersions, w.TimeoutSeconds, w.Rules, w.MatchConditions
-		})
+		return validatingWebhooks(o)
 	case *admissionregistrationv1.MutatingWebhookConfiguration:
-		return webhookConfig(o.Webhooks, func(w *admissionregistrationv1.MutatingWebhook) (string, *admissionregistrationv1.WebhookClientConfig, *admissionregistrationv1.SideEffectClass, []string, *int32, []admissionregistrationv1.RuleWithOperations, []admissionregistrationv1.MatchCondition) {
-			return w.Name, &w.ClientConfig, w.SideEffects, w.AdmissionReviewVersions, w.TimeoutSeconds, w.Rules, w.MatchConditions
-		})
+		return mutatingWebhooks(o)
 	}
 	return nil
 }
@@ -164,6 +178,8 @@ func Update(obj, old runtime.Object) field.ErrorList {
 		return jobUpdate(o, old.(*batchv1.Job))
 	case *batchv1.CronJob:
 		return cronJobUpdate(o, old.(*batchv1.CronJob))
+	case *corev1.Event:
+		return nil // events are updated by programs of all ages
 	case *discoveryv1.EndpointSlice:
 		l := &list{endpointSlice(o)}
 		l.immutable(field.NewPath("addressType"), o.AddressType == old.(*discoveryv1.EndpointSlice).AddressType, o.AddressType)
@@ -176,6 +192,8 @@ func Update(obj, old runtime.Object) field.ErrorList {
 		return priorityClassUpdate(o, old.(*schedulingv1.PriorityClass))
 	case *storagev1.StorageClass:
 		return storageClassUpdate(o, old.(*storagev1.StorageClass))
+	case *storagev1.VolumeAttributesClass:
+		return attributesClassUpdate(o, old.(*storagev1.VolumeAttributesClass))
 	case *nodev1.RuntimeClass:
 		return runtimeClassUpdate(o, old.(*nodev1.RuntimeClass))
 	}

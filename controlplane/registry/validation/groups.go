@@ -6,17 +6,15 @@ import (
 	"fmt"
 	"strings"
 
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
-	storagev1 "k8s.io/api/storage/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -29,7 +27,7 @@ func networkPolicy(n *networkingv1.NetworkPolicy) field.ErrorList {
 		for i, port := range all {
 			ip := p.Index(i)
 			if port.Protocol != nil {
-				l.protocol(ip.Child("protocol"), *port.Protocol)
+				oneOf(l, ip.Child("protocol"), *port.Protocol, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)
 			}
 			if port.Port != nil {
 				l.portRef(ip.Child("port"), *port.Port)
@@ -37,11 +35,13 @@ func networkPolicy(n *networkingv1.NetworkPolicy) field.ErrorList {
 			if port.EndPort != nil {
 				switch {
 				case port.Port == nil:
-					l.required(ip.Child("port"), "must be specified when `endPort` is")
+					l.add(field.Invalid(ip.Child("endPort"), *port.EndPort, "may not be specified when `port` is not specified"))
 				case port.Port.Type == intstr.String:
 					l.add(field.Invalid(ip.Child("endPort"), *port.EndPort, "may not be specified when `port` is non-numeric"))
 				case *port.EndPort < port.Port.IntVal:
 					l.add(field.Invalid(ip.Child("endPort"), *port.EndPort, "must be greater than or equal to `port`"))
+				default:
+					l.port(ip.Child("endPort"), *port.EndPort)
 				}
 			}
 		}
@@ -52,7 +52,11 @@ func networkPolicy(n *networkingv1.NetworkPolicy) field.ErrorList {
 			selector(l, peer.PodSelector, ip.Child("podSelector"))
 			selector(l, peer.NamespaceSelector, ip.Child("namespaceSelector"))
 			if b := peer.IPBlock; b != nil {
-				l.addAll(validation.IsValidCIDR(ip.Child("ipBlock", "cidr"), b.CIDR))
+				if b.CIDR == "" {
+					l.required(ip.Child("ipBlock", "cidr"), "")
+				} else {
+					l.addAll(validation.IsValidCIDR(ip.Child("ipBlock", "cidr"), b.CIDR))
+				}
 				for j, e := range b.Except {
 					l.addAll(validation.IsValidCIDR(ip.Child("ipBlock", "except").Index(j), e))
 				}
@@ -71,6 +75,10 @@ func networkPolicy(n *networkingv1.NetworkPolicy) field.ErrorList {
 	for i, r := range n.Spec.Egress {
 		ports(r.Ports, specPath.Child("egress").Index(i).Child("ports"))
 		peers(r.To, specPath.Child("egress").Index(i).Child("to"))
+	}
+	if len(n.Spec.PolicyTypes) > 2 {
+		l.add(field.Invalid(specPath.Child("policyTypes"), n.Spec.PolicyTypes, "may not specify more than two policyTypes"))
+		return l.ErrorList
 	}
 	for i, t := range n.Spec.PolicyTypes {
 		oneOf(l, specPath.Child("policyTypes").Index(i), t, networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress)
@@ -100,6 +108,9 @@ func ingress(i *networkingv1.Ingress) field.ErrorList {
 		for k, h := range t.Hosts {
 			host(h, specPath.Child("tls").Index(n).Child("hosts").Index(k))
 		}
+		if t.SecretName != "" {
+			l.dnsSubdomain(specPath.Child("tls").Index(n).Child("secretName"), t.SecretName)
+		}
 	}
 	for n, r := range i.Spec.Rules {
 		rp := specPath.Child("rules").Index(n)
@@ -120,6 +131,8 @@ func ingress(i *networkingv1.Ingress) field.ErrorList {
 				oneOf(l, pp.Child("pathType"), *path.PathType, networkingv1.PathTypeExact, networkingv1.PathTypeImplementationSpecific, networkingv1.PathTypePrefix)
 				if *path.PathType != networkingv1.PathTypeImplementationSpecific && !strings.HasPrefix(path.Path, "/") {
 					l.add(field.Invalid(pp.Child("path"), path.Path, "must be an absolute path"))
+				} else if *path.PathType != networkingv1.PathTypeImplementationSpecific {
+					plainPath(l, path.Path, pp.Child("path"))
 				}
 			}
 			backend(l, &path.Backend, pp.Child("backend"))
@@ -128,12 +141,33 @@ func ingress(i *networkingv1.Ingress) field.ErrorList {
 	return l.ErrorList
 }
 
+// plainPath refuses what a proxy and a program behind it could read differently.
+func plainPath(l *list, v string, p *field.Path) {
+	for _, s := range []string{"//", "/./", "/../", "%2f", "%2F"} {
+		if strings.Contains(v, s) {
+			l.add(field.Invalid(p, v, fmt.Sprintf("must not contain '%s'", s)))
+		}
+	}
+	for _, s := range []string{"/..", "/."} {
+		if strings.HasSuffix(v, s) {
+			l.add(field.Invalid(p, v, fmt.Sprintf("cannot end with '%s'", s)))
+		}
+	}
+}
+
 func backend(l *list, b *networkingv1.IngressBackend, p *field.Path) {
 	switch {
 	case b.Resource != nil && b.Service != nil:
 		l.add(field.Invalid(p, "", "cannot set both resource and service backends"))
 	case b.Resource == nil && b.Service == nil:
-		l.required(p, "must specify a service or a resource")
+		l.add(field.Invalid(p, "", "resource or service backend is required"))
+	case b.Resource != nil:
+		rp := p.Child("resource")
+		if b.Resource.APIGroup != nil {
+			l.dnsSubdomain(rp.Child("apiGroup"), *b.Resource.APIGroup)
+		}
+		l.pathSegmentRequired(rp.Child("kind"), b.Resource.Kind)
+		l.pathSegmentRequired(rp.Child("name"), b.Resource.Name)
 	case b.Service != nil:
 		if b.Service.Name == "" {
 			l.required(p.Child("service", "name"), "")
@@ -163,14 +197,64 @@ func ingressClass(c *networkingv1.IngressClass) field.ErrorList {
 	}
 	if r := c.Spec.Parameters; r != nil {
 		pp := specPath.Child("parameters")
+		if r.APIGroup != nil {
+			l.dnsSubdomain(pp.Child("apiGroup"), *r.APIGroup)
+		}
 		for name, v := range map[string]string{"kind": r.Kind, "name": r.Name} {
 			if v == "" {
 				l.required(pp.Child(name), name+" is required")
+			} else {
+				l.pathSegment(pp.Child(name), v)
 			}
 		}
-		if r.Scope != nil && *r.Scope == networkingv1.IngressClassParametersReferenceScopeNamespace && r.Namespace == nil {
-			l.required(pp.Child("namespace"), "`parameters.scope` is set to 'Namespace'")
+		if r.Scope == nil {
+			l.required(pp.Child("scope"), "")
+			return l.ErrorList
 		}
+		oneOf(l, pp.Child("scope"), *r.Scope, networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace)
+		switch namespaced := *r.Scope == networkingv1.IngressClassParametersReferenceScopeNamespace; {
+		case namespaced && (r.Namespace == nil):
+			l.required(pp.Child("namespace"), "`parameters.scope` is set to 'Namespace'")
+		case namespaced:
+			l.dnsLabel(pp.Child("namespace"), *r.Namespace)
+		case r.Namespace != nil && *r.Scope == networkingv1.IngressClassParametersReferenceScopeCluster:
+			l.add(field.Forbidden(pp.Child("namespace"), "`parameters.scope` is set to 'Cluster'"))
+		}
+	}
+	return l.ErrorList
+}
+
+func serviceCIDR(c *networkingv1.ServiceCIDR) field.ErrorList {
+	l := &list{}
+	p := specPath.Child("cidrs")
+	switch n := len(c.Spec.CIDRs); {
+	case n == 0:
+		l.required(p, "at least one CIDR required")
+	case n > 2:
+		l.add(field.Invalid(p, c.Spec.CIDRs, "may only hold up to 2 values"))
+	case n == 2 && strings.Contains(c.Spec.CIDRs[0], ":") == strings.Contains(c.Spec.CIDRs[1], ":"):
+		l.add(field.Invalid(p, c.Spec.CIDRs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"))
+	}
+	for i, cidr := range c.Spec.CIDRs {
+		l.addAll(validation.IsValidCIDR(p.Index(i), cidr))
+	}
+	return l.ErrorList
+}
+
+func ipAddress(a *networkingv1.IPAddress) field.ErrorList {
+	l := &list{}
+	r, p := a.Spec.ParentRef, specPath.Child("parentRef")
+	if r == nil {
+		l.required(p, "")
+		return l.ErrorList
+	}
+	if r.Group != "" {
+		l.dnsSubdomain(p.Child("group"), r.Group)
+	}
+	l.pathSegmentRequired(p.Child("resource"), r.Resource)
+	l.pathSegmentRequired(p.Child("name"), r.Name)
+	if r.Namespace != "" {
+		l.pathSegment(p.Child("namespace"), r.Namespace)
 	}
 	return l.ErrorList
 }
@@ -224,9 +308,7 @@ func binding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, kinds ...string) fie
 	p := field.NewPath("roleRef")
 	oneOf(l, p.Child("apiGroup"), ref.APIGroup, rbacv1.GroupName)
 	oneOf(l, p.Child("kind"), ref.Kind, kinds...)
-	if ref.Name == "" {
-		l.required(p.Child("name"), "")
-	}
+	l.pathSegmentRequired(p.Child("name"), ref.Name)
 	for i, s := range subjects {
 		sp := field.NewPath("subjects").Index(i)
 		if s.Name == "" {
@@ -234,6 +316,9 @@ func binding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, kinds ...string) fie
 		}
 		switch s.Kind {
 		case rbacv1.ServiceAccountKind:
+			if s.Name != "" {
+				l.dnsSubdomain(sp.Child("name"), s.Name)
+			}
 			if s.APIGroup != "" {
 				l.add(field.NotSupported(sp.Child("apiGroup"), s.APIGroup, []string{""}))
 			}
@@ -282,54 +367,6 @@ func priorityClassUpdate(c, old *schedulingv1.PriorityClass) field.ErrorList {
 	return l.ErrorList
 }
 
-func storageClass(c *storagev1.StorageClass) field.ErrorList {
-	l := &list{}
-	if c.Provisioner == "" {
-		l.required(field.NewPath("provisioner"), "")
-	} else {
-		l.messages(field.NewPath("provisioner"), c.Provisioner, validation.IsQualifiedName(strings.ToLower(c.Provisioner)))
-	}
-	if c.ReclaimPolicy != nil {
-		oneOf(l, field.NewPath("reclaimPolicy"), *c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)
-	}
-	if c.VolumeBindingMode == nil {
-		l.required(field.NewPath("volumeBindingMode"), "")
-	} else {
-		oneOf(l, field.NewPath("volumeBindingMode"), *c.VolumeBindingMode, storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)
-	}
-	return l.ErrorList
-}
-
-func storageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
-	l := &list{storageClass(c)}
-	if !apiequality.Semantic.DeepEqual(c.Parameters, old.Parameters) {
-		l.add(field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
-	}
-	if c.Provisioner != old.Provisioner {
-		l.add(field.Forbidden(field.NewPath("provisioner"), "updates to provisioner are forbidden."))
-	}
-	if !apiequality.Semantic.DeepEqual(c.ReclaimPolicy, old.ReclaimPolicy) {
-		l.add(field.Forbidden(field.NewPath("reclaimPolicy"), "updates to reclaimPolicy are forbidden."))
-	}
-	l.immutable(field.NewPath("volumeBindingMode"), apiequality.Semantic.DeepEqual(c.VolumeBindingMode, old.VolumeBindingMode), c.VolumeBindingMode)
-	return l.ErrorList
-}
-
-func csiNode(n *storagev1.CSINode) field.ErrorList {
-	l := &list{}
-	names := unique[string]{}
-	for i, d := range n.Spec.Drivers {
-		p := specPath.Child("drivers").Index(i)
-		for name, v := range map[string]string{"name": d.Name, "nodeID": d.NodeID} {
-			if v == "" {
-				l.required(p.Child(name), "")
-			}
-		}
-		names.check(l, p.Child("name"), d.Name, d.Name)
-	}
-	return l.ErrorList
-}
-
 func runtimeClass(c *nodev1.RuntimeClass) field.ErrorList {
 	l := &list{}
 	l.dnsLabel(field.NewPath("handler"), c.Handler)
@@ -338,6 +375,7 @@ func runtimeClass(c *nodev1.RuntimeClass) field.ErrorList {
 	}
 	if c.Scheduling != nil {
 		tolerations(l, c.Scheduling.Tolerations, field.NewPath("scheduling", "tolerations"))
+		l.addAll(metav1validation.ValidateLabels(c.Scheduling.NodeSelector, field.NewPath("scheduling", "nodeSelector")))
 	}
 	return l.ErrorList
 }
@@ -380,100 +418,6 @@ func signingRequest(c *certificatesv1.CertificateSigningRequest) field.ErrorList
 	}
 	if s := c.Spec.ExpirationSeconds; s != nil && *s < 600 {
 		l.add(field.Invalid(specPath.Child("expirationSeconds"), *s, "may not specify a duration less than 600 seconds (10 minutes)"))
-	}
-	return l.ErrorList
-}
-
-func webhookConfig[W any](webhooks []W, view func(*W) (name string, client *admissionregistrationv1.WebhookClientConfig, sideEffects *admissionregistrationv1.SideEffectClass, versions []string, timeout *int32, rules []admissionregistrationv1.RuleWithOperations, conditions []admissionregistrationv1.MatchCondition)) field.ErrorList {
-	l := &list{}
-	names := unique[string]{}
-	for i := range webhooks {
-		name, client, side, versions, timeout, rs, conditions := view(&webhooks[i])
-		p := field.NewPath("webhooks").Index(i)
-		l.addAll(validation.IsFullyQualifiedName(p.Child("name"), name))
-		names.check(l, p.Child("name"), name, name)
-		if side == nil {
-			l.required(p.Child("sideEffects"), fmt.Sprintf("must specify one of %v", []string{"None", "NoneOnDryRun"}))
-		} else {
-			oneOf(l, p.Child("sideEffects"), *side, admissionregistrationv1.SideEffectClassNone, admissionregistrationv1.SideEffectClassNoneOnDryRun)
-		}
-		if len(versions) == 0 {
-			l.required(p.Child("admissionReviewVersions"), fmt.Sprintf("must specify one of %v", []string{"v1", "v1beta1"}))
-		}
-		if timeout != nil && (*timeout < 1 || *timeout > 30) {
-			l.add(field.Invalid(p.Child("timeoutSeconds"), *timeout, "the timeout value must be between 1 and 30 seconds"))
-		}
-		if (client.URL == nil) == (client.Service == nil) {
-			l.required(p.Child("clientConfig"), "exactly one of url or service is required")
-		}
-		for k, r := range rs {
-			operations(l, r.Operations, r.APIGroups, r.APIVersions, r.Resources, p.Child("rules").Index(k))
-		}
-		seen := unique[string]{}
-		for k, c := range conditions {
-			matchCondition(l, c.Name, c.Expression, p.Child("matchConditions").Index(k))
-			seen.check(l, p.Child("matchConditions").Index(k).Child("name"), c.Name, c.Name)
-		}
-	}
-	return l.ErrorList
-}
-
-func operations(l *list, ops []admissionregistrationv1.OperationType, groups, versions, resources []string, p *field.Path) {
-	if len(ops) == 0 {
-		l.required(p.Child("operations"), "")
-	}
-	for i, op := range ops {
-		oneOf(l, p.Child("operations").Index(i), op, admissionregistrationv1.OperationAll, admissionregistrationv1.Create, admissionregistrationv1.Update, admissionregistrationv1.Delete, admissionregistrationv1.Connect)
-	}
-	for name, v := range map[string][]string{"apiGroups": groups, "apiVersions": versions, "resources": resources} {
-		if len(v) == 0 {
-			l.required(p.Child(name), "")
-		}
-	}
-}
-
-func matchCondition(l *list, name, expression string, p *field.Path) {
-	if strings.TrimSpace(expression) == "" {
-		l.required(p.Child("expression"), "")
-	} else if err := compiles(expression); err != nil {
-		l.add(field.Invalid(p.Child("expression"), expression, "compilation failed: "+err.Error()))
-	}
-	if name == "" {
-		l.required(p.Child("name"), "")
-	} else {
-		l.qualifiedName(p.Child("name"), name)
-	}
-}
-
-func flowSchema(f *flowcontrolv1.FlowSchema) field.ErrorList {
-	l := &list{}
-	if f.Spec.MatchingPrecedence < 1 || f.Spec.MatchingPrecedence > flowcontrolv1.FlowSchemaMaxMatchingPrecedence {
-		l.add(field.Invalid(specPath.Child("matchingPrecedence"), f.Spec.MatchingPrecedence, "must be between 1 and 10000"))
-	}
-	if f.Spec.PriorityLevelConfiguration.Name == "" {
-		l.required(specPath.Child("priorityLevelConfiguration").Child("name"), "must reference a priority level")
-	}
-	if m := f.Spec.DistinguisherMethod; m != nil {
-		oneOf(l, specPath.Child("distinguisherMethod", "type"), m.Type, flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType)
-	}
-	return l.ErrorList
-}
-
-func priorityLevel(c *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
-	l := &list{}
-	switch c.Spec.Type {
-	case flowcontrolv1.PriorityLevelEnablementExempt:
-		if c.Spec.Limited != nil {
-			l.add(field.Forbidden(specPath.Child("limited"), "must be nil if the type is Exempt"))
-		}
-	case flowcontrolv1.PriorityLevelEnablementLimited:
-		if c.Spec.Limited == nil {
-			l.required(specPath.Child("limited"), "must not be empty when type is Limited")
-		} else {
-			oneOf(l, specPath.Child("limited", "limitResponse", "type"), c.Spec.Limited.LimitResponse.Type, flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)
-		}
-	default:
-		oneOf(l, specPath.Child("type"), c.Spec.Type, flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)
 	}
 	return l.ErrorList
 }

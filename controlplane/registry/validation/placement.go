@@ -26,8 +26,8 @@ func affinity(l *list, a *corev1.Affinity, p *field.Path) {
 		}
 		for i, t := range n.PreferredDuringSchedulingIgnoredDuringExecution {
 			ip := np.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i)
-			l.between(ip.Child("weight"), int64(t.Weight), 1, 100)
-			nodeSelectorTerm(l, &t.Preference, ip.Child("preference"))
+			weight(l, t.Weight, ip.Child("weight"))
+			nodeSelectorTerm(l, &t.Preference, false, ip.Child("preference"))
 		}
 	}
 	terms := func(required []corev1.PodAffinityTerm, preferred []corev1.WeightedPodAffinityTerm, p *field.Path) {
@@ -36,7 +36,7 @@ func affinity(l *list, a *corev1.Affinity, p *field.Path) {
 		}
 		for i := range preferred {
 			ip := p.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i)
-			l.between(ip.Child("weight"), int64(preferred[i].Weight), 1, 100)
+			weight(l, preferred[i].Weight, ip.Child("weight"))
 			podAffinityTerm(l, &preferred[i].PodAffinityTerm, ip.Child("podAffinityTerm"))
 		}
 	}
@@ -48,15 +48,33 @@ func affinity(l *list, a *corev1.Affinity, p *field.Path) {
 	}
 }
 
+func weight(l *list, w int32, p *field.Path) {
+	if w < 1 || w > 100 {
+		l.add(field.Invalid(p, w, "must be in the range 1-100"))
+	}
+}
+
+// labelKeys checks the keys whose values a pod adds to a selector of its own.
+func labelKeys(l *list, keys []string, s *metav1.LabelSelector, p *field.Path) {
+	if len(keys) > 0 && s == nil {
+		l.add(field.Forbidden(p, "must not be specified when labelSelector is not set"))
+		return
+	}
+	for i, k := range keys {
+		l.addAll(metav1validation.ValidateLabelName(k, p.Index(i)))
+	}
+}
+
 func podAffinityTerm(l *list, t *corev1.PodAffinityTerm, p *field.Path) {
+	labelKeys(l, t.MatchLabelKeys, t.LabelSelector, p.Child("matchLabelKeys"))
+	labelKeys(l, t.MismatchLabelKeys, t.LabelSelector, p.Child("mismatchLabelKeys"))
 	selector(l, t.LabelSelector, p.Child("labelSelector"))
 	selector(l, t.NamespaceSelector, p.Child("namespaceSelector"))
-	for i, ns := range t.Namespaces {
-		l.dnsLabel(p.Child("namespaces").Index(i), ns)
+	for _, ns := range t.Namespaces {
+		l.dnsLabel(p.Child("namespace"), ns)
 	}
 	if t.TopologyKey == "" {
 		l.required(p.Child("topologyKey"), "can not be empty")
-		return
 	}
 	l.qualifiedName(p.Child("topologyKey"), t.TopologyKey)
 }
@@ -66,16 +84,20 @@ func nodeSelector(l *list, s *corev1.NodeSelector, p *field.Path) {
 		l.required(p.Child("nodeSelectorTerms"), "must have at least one node selector term")
 	}
 	for i := range s.NodeSelectorTerms {
-		nodeSelectorTerm(l, &s.NodeSelectorTerms[i], p.Child("nodeSelectorTerms").Index(i))
+		nodeSelectorTerm(l, &s.NodeSelectorTerms[i], true, p.Child("nodeSelectorTerms").Index(i))
 	}
 }
 
-func nodeSelectorTerm(l *list, t *corev1.NodeSelectorTerm, p *field.Path) {
+// nodeSelectorTerm checks a term. In what is only preferred, upstream lets values pass that no label can have.
+func nodeSelectorTerm(l *list, t *corev1.NodeSelectorTerm, strict bool, p *field.Path) {
 	for i, r := range t.MatchExpressions {
 		ip := p.Child("matchExpressions").Index(i)
 		nodeRequirement(l, r, ip)
 		l.qualifiedName(ip.Child("key"), r.Key)
 		for j, v := range r.Values {
+			if !strict {
+				break
+			}
 			l.messages(ip.Child("values").Index(j), v, validation.IsValidLabelValue(v))
 		}
 	}
@@ -87,8 +109,11 @@ func nodeSelectorTerm(l *list, t *corev1.NodeSelectorTerm, p *field.Path) {
 		if r.Operator != corev1.NodeSelectorOpIn && r.Operator != corev1.NodeSelectorOpNotIn {
 			l.add(field.Invalid(ip.Child("operator"), r.Operator, "not a valid selector operator"))
 		}
-		if len(r.Values) != 1 {
+		if in := r.Operator == corev1.NodeSelectorOpIn || r.Operator == corev1.NodeSelectorOpNotIn; in && len(r.Values) != 1 {
 			l.required(ip.Child("values"), "must be only one value when `operator` is 'In' or 'NotIn' for node field selector")
+		}
+		for j, v := range r.Values {
+			l.dnsSubdomain(ip.Child("values").Index(j), v)
 		}
 	}
 }
@@ -145,19 +170,25 @@ func taintEffect(l *list, e corev1.TaintEffect, p *field.Path) {
 }
 
 func topologySpread(l *list, cs []corev1.TopologySpreadConstraint, p *field.Path) {
-	seen := unique[string]{}
+	seen, first := unique[string]{}, map[string]int{}
 	for i := range cs {
 		c, ip := &cs[i], p.Index(i)
-		l.positive(ip.Child("maxSkew"), int64(c.MaxSkew))
+		if c.MaxSkew <= 0 {
+			l.add(field.Invalid(ip.Child("maxSkew"), c.MaxSkew, "must be greater than zero"))
+		}
 		if c.TopologyKey == "" {
 			l.required(ip.Child("topologyKey"), "can not be empty")
-		} else {
-			l.qualifiedName(ip.Child("topologyKey"), c.TopologyKey)
 		}
 		oneOf(l, ip.Child("whenUnsatisfiable"), c.WhenUnsatisfiable, corev1.DoNotSchedule, corev1.ScheduleAnyway)
-		seen.check(l, ip.Child("{topologyKey, whenUnsatisfiable}"), c.TopologyKey+"/"+string(c.WhenUnsatisfiable), "{"+c.TopologyKey+", "+string(c.WhenUnsatisfiable)+"}")
+		if what := "{" + c.TopologyKey + ", " + string(c.WhenUnsatisfiable) + "}"; seen[what] {
+			l.add(field.Duplicate(p.Index(first[what]).Child("{topologyKey, whenUnsatisfiable}"), what))
+		} else {
+			seen[what], first[what] = true, i
+		}
 		if c.MinDomains != nil {
-			l.positive(ip.Child("minDomains"), int64(*c.MinDomains))
+			if *c.MinDomains <= 0 {
+				l.add(field.Invalid(ip.Child("minDomains"), *c.MinDomains, "must be greater than zero"))
+			}
 			if c.WhenUnsatisfiable != corev1.DoNotSchedule {
 				l.add(field.Invalid(ip.Child("minDomains"), *c.MinDomains, "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not "+string(c.WhenUnsatisfiable)))
 			}
@@ -168,9 +199,7 @@ func topologySpread(l *list, cs []corev1.TopologySpreadConstraint, p *field.Path
 			}
 		}
 		selector(l, c.LabelSelector, ip.Child("labelSelector"))
-		if len(c.MatchLabelKeys) > 0 && c.LabelSelector == nil {
-			l.add(field.Forbidden(ip.Child("matchLabelKeys"), "must not be specified when labelSelector is not set"))
-		}
+		labelKeys(l, c.MatchLabelKeys, c.LabelSelector, ip.Child("matchLabelKeys"))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -32,6 +33,7 @@ func annotations(l *list, a map[string]string, spec *corev1.PodSpec, p *field.Pa
 // podTemplate checks a workload's template: the pod, and what only templates may not have.
 func podTemplate(l *list, t *corev1.PodTemplateSpec, p *field.Path) {
 	l.addAll(metav1validation.ValidateLabels(t.Labels, p.Child("labels")))
+	l.addAll(apivalidation.ValidateAnnotations(t.Annotations, p.Child("annotations")))
 	podSpec(l, &t.Spec, p.Child("spec"))
 	if len(t.Spec.EphemeralContainers) > 0 {
 		l.add(field.Forbidden(p.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template"))
@@ -45,17 +47,9 @@ func podSpec(l *list, spec *corev1.PodSpec, p *field.Path) {
 	oneOf(l, p.Child("restartPolicy"), spec.RestartPolicy, corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
 	oneOf(l, p.Child("dnsPolicy"), spec.DNSPolicy, corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)
 	dnsConfig(l, spec, p.Child("dnsConfig"))
-	for k, v := range spec.NodeSelector {
-		l.qualifiedName(p.Child("nodeSelector").Key(k), k)
-		l.messages(p.Child("nodeSelector").Key(k), v, validation.IsValidLabelValue(v))
-	}
+	l.addAll(metav1validation.ValidateLabels(spec.NodeSelector, p.Child("nodeSelector")))
 	podSecurityContext(l, spec, p.Child("securityContext"))
 	hostUsers(l, spec, p)
-	for i, ref := range spec.ImagePullSecrets {
-		if ref.Name == "" {
-			l.required(p.Child("imagePullSecrets").Index(i).Child("name"), "")
-		}
-	}
 	affinity(l, spec.Affinity, p.Child("affinity"))
 	tolerations(l, spec.Tolerations, p.Child("tolerations"))
 	topologySpread(l, spec.TopologySpreadConstraints, p.Child("topologySpreadConstraints"))
@@ -76,8 +70,6 @@ func podSpec(l *list, spec *corev1.PodSpec, p *field.Path) {
 	}
 	if spec.SchedulerName == "" {
 		l.required(p.Child("schedulerName"), "")
-	} else {
-		l.dnsSubdomain(p.Child("schedulerName"), spec.SchedulerName)
 	}
 	if d := spec.ActiveDeadlineSeconds; d != nil && (*d < 1 || *d > 1<<31-1) {
 		l.add(field.Invalid(p.Child("activeDeadlineSeconds"), *d, validation.InclusiveRangeError(1, 1<<31-1)))
@@ -103,8 +95,36 @@ func podSpec(l *list, spec *corev1.PodSpec, p *field.Path) {
 	if spec.Resources != nil {
 		requirements(l, spec.Resources, p.Child("resources"))
 	}
-	if spec.OS != nil {
-		oneOf(l, p.Child("os", "name"), spec.OS.Name, corev1.Linux, corev1.Windows)
+	if spec.OS != nil && spec.OS.Name == "" {
+		l.required(p.Child("os", "name"), "")
+	} else if spec.OS != nil {
+		oneOf(l, p.Child("os"), spec.OS.Name, corev1.Linux, corev1.Windows)
+	}
+	claimRefs(l, spec.ResourceClaims, p.Child("resourceClaims"))
+}
+
+func claimRefs(l *list, all []corev1.PodResourceClaim, p *field.Path) {
+	names := unique[string]{}
+	for i, c := range all {
+		ip := p.Index(i)
+		if c.Name == "" {
+			l.required(ip.Child("name"), "")
+		} else {
+			l.dnsLabel(ip.Child("name"), c.Name)
+			names.check(l, ip.Child("name"), c.Name, c.Name)
+		}
+		switch {
+		case c.ResourceClaimName != nil && c.ResourceClaimTemplateName != nil:
+			l.add(field.Invalid(ip, c, "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"))
+		case c.ResourceClaimName == nil && c.ResourceClaimTemplateName == nil:
+			l.add(field.Invalid(ip, c, "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"))
+		}
+		if n := c.ResourceClaimName; n != nil {
+			l.dnsSubdomain(ip.Child("resourceClaimName"), *n)
+		}
+		if n := c.ResourceClaimTemplateName; n != nil {
+			l.dnsSubdomain(ip.Child("resourceClaimTemplateName"), *n)
+		}
 	}
 }
 
@@ -165,7 +185,7 @@ func podSecurityContext(l *list, spec *corev1.PodSpec, p *field.Path) {
 		oneOf(l, p.Child("supplementalGroupsPolicy"), *sc.SupplementalGroupsPolicy, corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)
 	}
 	if sc.FSGroupChangePolicy != nil {
-		oneOf(l, p.Child("fsGroupChangePolicy"), *sc.FSGroupChangePolicy, corev1.FSGroupChangeOnRootMismatch, corev1.FSGroupChangeAlways)
+		oneOf(l, p.Child("fsGroupChangePolicy"), *sc.FSGroupChangePolicy, corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)
 	}
 	if spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace && spec.HostPID {
 		l.add(field.Invalid(field.NewPath("spec", "shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"))
@@ -179,7 +199,7 @@ func podSecurityContext(l *list, spec *corev1.PodSpec, p *field.Path) {
 		case s.Name == "":
 			l.required(ip.Child("name"), "")
 		case !validSysctl(s.Name):
-			l.add(field.Invalid(ip.Child("name"), s.Name, "must have at most 253 characters and match regex [a-z0-9]([-_a-z0-9]*[a-z0-9])?([\\./][a-z0-9]([-_a-z0-9]*[a-z0-9])?)*"))
+			l.add(field.Invalid(ip.Child("name"), s.Name, "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"))
 		case spec.HostNetwork && strings.HasPrefix(name, "net."):
 			l.add(field.Invalid(ip, s.Name, "may not be specified when 'hostNetwork' is true"))
 		case spec.HostIPC && (strings.HasPrefix(name, "fs.mqueue.") || strings.HasPrefix(name, "kernel.shm") || strings.HasPrefix(name, "kernel.msg") || name == "kernel.sem"):
@@ -194,7 +214,7 @@ func validSysctl(name string) bool {
 		return false
 	}
 	alnum := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
-	for _, part := range strings.FieldsFunc(name, func(r rune) bool { return false || r == '.' || r == '/' }) {
+	for _, part := range strings.FieldsFunc(name, func(r rune) bool { return r == '.' || r == '/' }) {
 		for i := range len(part) {
 			if !alnum(part[i]) && (i == 0 || i == len(part)-1 || part[i] != '-' && part[i] != '_') {
 				return false

@@ -52,8 +52,8 @@ func handlers(l *list, exec *corev1.ExecAction, get *corev1.HTTPGetAction, tcp *
 		}
 		l.portRef(hp.Child("port"), get.Port)
 		oneOf(l, hp.Child("scheme"), get.Scheme, corev1.URISchemeHTTP, corev1.URISchemeHTTPS)
-		for i, h := range get.HTTPHeaders {
-			l.messages(hp.Child("httpHeaders").Index(i).Child("name"), h.Name, validation.IsHTTPHeaderName(h.Name))
+		for _, h := range get.HTTPHeaders {
+			l.messages(hp.Child("httpHeaders"), h.Name, validation.IsHTTPHeaderName(h.Name))
 		}
 	}
 	if tcp != nil {
@@ -122,7 +122,7 @@ func seccomp(l *list, s *corev1.SeccompProfile, p *field.Path) {
 	if s == nil {
 		return
 	}
-	oneOf(l, p.Child("type"), s.Type, corev1.SeccompProfileTypeLocalhost, corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined)
+	requiredOneOf(l, p.Child("type"), s.Type, "type is required when seccompProfile is set", corev1.SeccompProfileTypeLocalhost, corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined)
 	localhost(l, s.Type == corev1.SeccompProfileTypeLocalhost, s.LocalhostProfile, p.Child("localhostProfile"))
 	if s.LocalhostProfile != nil {
 		l.relative(p.Child("localhostProfile"), *s.LocalhostProfile)
@@ -133,7 +133,7 @@ func appArmor(l *list, a *corev1.AppArmorProfile, p *field.Path) {
 	if a == nil {
 		return
 	}
-	oneOf(l, p.Child("type"), a.Type, corev1.AppArmorProfileTypeLocalhost, corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined)
+	requiredOneOf(l, p.Child("type"), a.Type, "type is required when appArmorProfile is set", corev1.AppArmorProfileTypeLocalhost, corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined)
 	localhost(l, a.Type == corev1.AppArmorProfileTypeLocalhost, a.LocalhostProfile, p.Child("localhostProfile"))
 }
 

@@ -57,6 +57,12 @@ func service(s *corev1.Service) field.ErrorList {
 	if spec.ExternalTrafficPolicy != "" {
 		oneOf(l, p.Child("externalTrafficPolicy"), spec.ExternalTrafficPolicy, corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal)
 	}
+	if f := spec.IPFamilyPolicy; f != nil {
+		oneOf(l, p.Child("ipFamilyPolicy"), *f, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack)
+	}
+	if spec.HealthCheckNodePort != 0 && !(spec.Type == corev1.ServiceTypeLoadBalancer && spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal) {
+		l.add(field.Invalid(p.Child("healthCheckNodePort"), spec.HealthCheckNodePort, "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"))
+	}
 	if spec.InternalTrafficPolicy != nil {
 		oneOf(l, p.Child("internalTrafficPolicy"), *spec.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)
 	}
@@ -125,6 +131,12 @@ func serviceUpdate(s, old *corev1.Service) field.ErrorList {
 	if old.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.Type != corev1.ServiceTypeExternalName && old.Spec.ClusterIP != "" && s.Spec.ClusterIP != old.Spec.ClusterIP {
 		l.add(field.Invalid(p.Child("clusterIPs").Index(0), s.Spec.ClusterIPs, "may not change once set"))
 	}
+	local := func(s *corev1.Service) bool {
+		return s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	}
+	if local(old) && local(s) && old.Spec.HealthCheckNodePort != 0 && s.Spec.HealthCheckNodePort != old.Spec.HealthCheckNodePort {
+		l.add(field.Forbidden(p.Child("healthCheckNodePort"), "field is immutable"))
+	}
 	if a, b := old.Spec.LoadBalancerClass, s.Spec.LoadBalancerClass; old.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.Type == corev1.ServiceTypeLoadBalancer &&
 		(a == nil) != (b == nil) || (a != nil && b != nil && *a != *b) {
 		l.add(field.Invalid(p.Child("loadBalancerClass"), b, "may not change once set"))
@@ -181,6 +193,29 @@ func endpointAddress(l *list, ip string, p *field.Path) {
 	}
 }
 
+// hints name the zones and nodes that should use an endpoint.
+func hints(l *list, h *discoveryv1.EndpointHints, p *field.Path) {
+	if n := len(h.ForZones); n > 8 {
+		l.add(field.TooMany(p.Child("forZones"), n, 8))
+		return
+	}
+	if n := len(h.ForNodes); n > 8 {
+		l.add(field.TooMany(p.Child("forNodes"), n, 8))
+		return
+	}
+	zones, nodes := unique[string]{}, unique[string]{}
+	for i, z := range h.ForZones {
+		zp := p.Child("forZones").Index(i).Child("name")
+		zones.check(l, zp, z.Name, z.Name)
+		l.messages(zp, z.Name, validation.IsValidLabelValue(z.Name))
+	}
+	for i, n := range h.ForNodes {
+		np := p.Child("forNodes").Index(i).Child("name")
+		nodes.check(l, np, n.Name, n.Name)
+		l.dnsSubdomain(np, n.Name)
+	}
+}
+
 func endpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
 	l := &list{}
 	if s.AddressType == "" {
@@ -208,7 +243,8 @@ func endpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
 				continue
 			}
 			endpointAddress(l, a, ap)
-			if ip, err := netip.ParseAddr(a); err == nil && ip.Is4() != (s.AddressType == discoveryv1.AddressTypeIPv4) {
+			known := s.AddressType == discoveryv1.AddressTypeIPv4 || s.AddressType == discoveryv1.AddressTypeIPv6
+			if ip, err := netip.ParseAddr(a); known && err == nil && ip.Is4() != (s.AddressType == discoveryv1.AddressTypeIPv4) {
 				l.add(field.Invalid(ap, a, "must be an "+string(s.AddressType)+" address"))
 			}
 		}
@@ -217,6 +253,9 @@ func endpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
 		}
 		if e.NodeName != nil {
 			l.dnsSubdomain(p.Child("nodeName"), *e.NodeName)
+		}
+		if e.Hints != nil {
+			hints(l, e.Hints, p.Child("hints"))
 		}
 	}
 	names := unique[string]{}
@@ -231,7 +270,7 @@ func endpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
 		if port.Protocol == nil {
 			l.required(p.Child("protocol"), "")
 		} else {
-			l.protocol(p.Child("protocol"), *port.Protocol)
+			oneOf(l, p.Child("protocol"), *port.Protocol, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)
 		}
 		if port.AppProtocol != nil {
 			l.qualifiedName(p.Child("appProtocol"), *port.AppProtocol)

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/mote-edge/mote/controlplane/registry/defaults"
 )
@@ -75,7 +77,7 @@ func TestPodCreate(t *testing.T) {
 		}), ""},
 		"env bad field": {c(func(c *corev1.Container) {
 			c.Env = []corev1.EnvVar{{Name: "A", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "spec.x"}}}}
-		}), "Unsupported value: \"spec.x\""},
+		}), "Invalid value: \"spec.x\""},
 		"volume twice": {func(p *corev1.Pod) { p.Spec.Volumes = []corev1.Volume{{Name: "v"}, {Name: "v"}} }, "spec.volumes[1].name: Duplicate value"},
 		"two sources": {func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}, HostPath: &corev1.HostPathVolumeSource{Path: "/x"}}}}
@@ -200,10 +202,15 @@ func TestJobIndexes(t *testing.T) {
 }
 
 func TestMatchConditionsCompile(t *testing.T) {
-	if err := compiles("request.userInfo.username != 'admin'"); err != nil {
-		t.Error(err)
+	check := func(expression string) field.ErrorList {
+		l := &list{}
+		matchConditions(l, []admissionregistrationv1.MatchCondition{{Name: "c", Expression: expression}}, false, field.NewPath("c"))
+		return l.ErrorList
 	}
-	if err := compiles("object.x ==="); err == nil {
-		t.Error("nonsense compiled")
+	if errs := check("request.userInfo.username != 'admin'"); len(errs) != 0 {
+		t.Error(errs)
+	}
+	if errs := check("object.x ==="); len(errs) != 1 {
+		t.Error("nonsense compiled", errs)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -21,8 +23,11 @@ func volumes(l *list, s *podScope, p *field.Path) {
 			l.dnsLabel(ip.Child("name"), v.Name)
 		}
 		names.check(l, ip.Child("name"), v.Name, v.Name)
-		s.volumes[v.Name] = v
+		before := len(l.ErrorList)
 		volumeSource(l, v, ip)
+		if len(l.ErrorList) == before { // a broken volume can't be mounted
+			s.volumes[v.Name] = v
+		}
 	}
 }
 
@@ -85,7 +90,7 @@ func volumeSource(l *list, v *corev1.Volume, p *field.Path) {
 	}
 	if is(v.DownwardAPI != nil) {
 		mode(l, v.DownwardAPI.DefaultMode, p.Child("downwardAPI", "defaultMode"))
-		downward(l, v.DownwardAPI.Items, p.Child("downwardAPI", "items"))
+		downward(l, v.DownwardAPI.Items, p.Child("downwardAPI"))
 	}
 	if is(v.Projected != nil) {
 		projected(l, v.Projected, p.Child("projected"))
@@ -97,18 +102,27 @@ func volumeSource(l *list, v *corev1.Volume, p *field.Path) {
 		if t := v.Ephemeral.VolumeClaimTemplate; t == nil {
 			l.required(p.Child("ephemeral", "volumeClaimTemplate"), "")
 		} else {
+			l.addAll(metav1validation.ValidateLabels(t.Labels, p.Child("ephemeral", "volumeClaimTemplate", "metadata", "labels")))
+			l.addAll(apivalidation.ValidateAnnotations(t.Annotations, p.Child("ephemeral", "volumeClaimTemplate", "metadata", "annotations")))
 			claimSpec(l, &t.Spec, p.Child("ephemeral", "volumeClaimTemplate", "spec"))
 		}
 	}
-	if is(v.CSI != nil) && v.CSI.Driver == "" {
-		l.required(p.Child("csi", "driver"), "")
+	if is(v.CSI != nil) {
+		driverName(l, p.Child("csi", "driver"), v.CSI.Driver)
+		if r := v.CSI.NodePublishSecretRef; r != nil && r.Name == "" {
+			l.required(p.Child("csi", "nodePublishSecretRef", "name"), "")
+		} else if r != nil {
+			l.dnsSubdomain(p.Child("csi", "name"), r.Name)
+		}
 	}
 	if is(v.NFS != nil) {
-		for name, s := range map[string]string{"server": v.NFS.Server, "path": v.NFS.Path} {
-			if s == "" {
-				l.required(p.Child("nfs", name), "")
-			}
-		}
+		nfs(l, v.NFS, p.Child("nfs"))
+	}
+	if is(v.ISCSI != nil) {
+		iscsi(l, v.ISCSI, p.Child("iscsi"))
+	}
+	if is(v.FC != nil) {
+		fibre(l, v.FC, p.Child("fc"))
 	}
 	if is(v.Image != nil) {
 		if v.Image.Reference == "" {
@@ -117,8 +131,8 @@ func volumeSource(l *list, v *corev1.Volume, p *field.Path) {
 		oneOf(l, p.Child("image", "pullPolicy"), v.Image.PullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
 	}
 	for _, other := range []bool{
-		v.GCEPersistentDisk != nil, v.AWSElasticBlockStore != nil, v.ISCSI != nil, v.Glusterfs != nil, v.RBD != nil, v.FlexVolume != nil, v.Cinder != nil,
-		v.CephFS != nil, v.Flocker != nil, v.FC != nil, v.AzureFile != nil, v.VsphereVolume != nil, v.Quobyte != nil, v.AzureDisk != nil,
+		v.GCEPersistentDisk != nil, v.AWSElasticBlockStore != nil, v.Glusterfs != nil, v.RBD != nil, v.FlexVolume != nil, v.Cinder != nil,
+		v.CephFS != nil, v.Flocker != nil, v.AzureFile != nil, v.VsphereVolume != nil, v.Quobyte != nil, v.AzureDisk != nil,
 		v.PhotonPersistentDisk != nil, v.PortworxVolume != nil, v.ScaleIO != nil, v.StorageOS != nil, v.GitRepo != nil,
 	} {
 		is(other)
@@ -128,6 +142,51 @@ func volumeSource(l *list, v *corev1.Volume, p *field.Path) {
 		l.required(p, "must specify a volume type")
 	case n > 1:
 		l.add(field.Forbidden(p, "may not specify more than 1 volume type"))
+	}
+}
+
+func nfs(l *list, n *corev1.NFSVolumeSource, p *field.Path) {
+	if n.Server == "" {
+		l.required(p.Child("server"), "")
+	}
+	if n.Path == "" {
+		l.required(p.Child("path"), "")
+	}
+	if !strings.HasPrefix(n.Path, "/") {
+		l.add(field.Invalid(p.Child("path"), n.Path, "must be an absolute path"))
+	}
+}
+
+// lun is a logical unit's number.
+func lun(l *list, n int32, p *field.Path) { l.between(p, int64(n), 0, 255) }
+
+func iscsi(l *list, v *corev1.ISCSIVolumeSource, p *field.Path) {
+	if v.TargetPortal == "" {
+		l.required(p.Child("targetPortal"), "")
+	}
+	switch {
+	case v.IQN == "":
+		l.required(p.Child("iqn"), "")
+	case !strings.HasPrefix(v.IQN, "iqn") && !strings.HasPrefix(v.IQN, "eui") && !strings.HasPrefix(v.IQN, "naa"):
+		l.add(field.Invalid(p.Child("iqn"), v.IQN, "must be valid format starting with iqn, eui, or naa"))
+	}
+	lun(l, v.Lun, p.Child("lun"))
+	if (v.DiscoveryCHAPAuth || v.SessionCHAPAuth) && v.SecretRef == nil {
+		l.required(p.Child("secretRef"), "")
+	}
+}
+
+func fibre(l *list, v *corev1.FCVolumeSource, p *field.Path) {
+	switch names, ids := len(v.TargetWWNs), len(v.WWIDs); {
+	case names == 0 && ids == 0:
+		l.required(p.Child("targetWWNs"), "must specify either targetWWNs or wwids, but not both")
+	case names > 0 && ids > 0:
+		l.add(field.Invalid(p.Child("targetWWNs"), v.TargetWWNs, "targetWWNs and wwids can not be specified simultaneously"))
+	case names > 0 && v.Lun == nil:
+		l.required(p.Child("lun"), "lun is required if targetWWNs is specified")
+	}
+	if len(v.TargetWWNs) > 0 && v.Lun != nil {
+		lun(l, *v.Lun, p.Child("lun"))
 	}
 }
 
@@ -144,8 +203,8 @@ func hostPath(l *list, h *corev1.HostPathVolumeSource, p *field.Path) {
 }
 
 func downward(l *list, files []corev1.DownwardAPIVolumeFile, p *field.Path) {
-	for i, f := range files {
-		ip := p.Index(i)
+	for i := range files { // upstream's field paths have no index here
+		f, ip := &files[i], p
 		filePath(l, f.Path, ip.Child("path"))
 		mode(l, f.Mode, ip.Child("mode"))
 		switch {
@@ -193,14 +252,14 @@ func projected(l *list, v *corev1.ProjectedVolumeSource, p *field.Path) {
 		}
 		if d := src.DownwardAPI; d != nil {
 			n++
-			downward(l, d.Items, ip.Child("downwardAPI", "items"))
+			downward(l, d.Items, ip.Child("downwardAPI"))
 			for _, it := range d.Items {
 				seen(ip.Child("downwardAPI", "items"), it.Path)
 			}
 		}
 		if t := src.ServiceAccountToken; t != nil {
 			n++
-			filePath(l, t.Path, ip.Child("serviceAccountToken", "path"))
+			filePath(l, t.Path, p.Child("path"))
 			if t.ExpirationSeconds == nil || *t.ExpirationSeconds < 600 {
 				l.add(field.Invalid(ip.Child("serviceAccountToken", "expirationSeconds"), t.ExpirationSeconds, "may not specify a duration less than 10 minutes"))
 			}
@@ -216,6 +275,12 @@ func projected(l *list, v *corev1.ProjectedVolumeSource, p *field.Path) {
 				l.required(bp, "either name or signerName must be specified")
 			case b.Name != nil && b.LabelSelector != nil:
 				l.add(field.Invalid(bp.Child("labelSelector"), b.LabelSelector, "labelSelector must be unset if name is specified"))
+			}
+			if b.Name != nil {
+				if *b.Name == "" {
+					l.required(bp.Child("name"), "must be non-empty")
+				}
+				l.dnsSubdomain(bp.Child("name"), *b.Name)
 			}
 			filePath(l, b.Path, bp.Child("path"))
 			seen(bp.Child("path"), b.Path)

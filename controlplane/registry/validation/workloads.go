@@ -1,10 +1,7 @@
 package validation
 
 import (
-	"fmt"
-
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -30,7 +27,7 @@ func owned(l *list, s *metav1.LabelSelector, t *corev1.PodTemplateSpec, p *field
 	sel, err := metav1.LabelSelectorAsSelector(s)
 	if err != nil {
 		l.add(field.Invalid(p.Child("selector"), s, "invalid label selector"))
-	} else if s != nil && !sel.Empty() && !sel.Matches(labels.Set(t.Labels)) {
+	} else if (s == nil || !sel.Empty()) && !sel.Matches(labels.Set(t.Labels)) {
 		l.add(field.Invalid(p.Child("template", "metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
 	}
 	podTemplate(l, t, p.Child("template"))
@@ -72,7 +69,7 @@ func deployment(d *appsv1.Deployment) field.ErrorList {
 	case appsv1.RollingUpdateDeploymentStrategyType:
 		rolling(l, s.RollingUpdate.MaxUnavailable, s.RollingUpdate.MaxSurge, sp.Child("rollingUpdate"))
 	default:
-		oneOf(l, sp.Child("type"), s.Type, appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType)
+		oneOf(l, sp, s.Type, appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType)
 	}
 	return l.ErrorList
 }
@@ -170,7 +167,6 @@ func statefulSet(s *appsv1.StatefulSet) field.ErrorList {
 	claims := map[string]bool{}
 	for i := range s.Spec.VolumeClaimTemplates {
 		c, p := &s.Spec.VolumeClaimTemplates[i], specPath.Child("volumeClaimTemplates").Index(i)
-		l.dnsSubdomain(p.Child("metadata", "name"), c.Name)
 		claimSpec(l, &c.Spec, p.Child("spec"))
 		claims[c.Name] = true
 	}
@@ -227,7 +223,7 @@ func daemonSet(d *appsv1.DaemonSet) field.ErrorList {
 			l.add(field.Invalid(up.Child("rollingUpdate", "maxSurge"), r.MaxSurge, "may not be set when maxUnavailable is non-zero"))
 		}
 	default:
-		oneOf(l, up.Child("type"), d.Spec.UpdateStrategy.Type, appsv1.OnDeleteDaemonSetStrategyType, appsv1.RollingUpdateDaemonSetStrategyType)
+		oneOf(l, up, d.Spec.UpdateStrategy.Type, appsv1.OnDeleteDaemonSetStrategyType, appsv1.RollingUpdateDaemonSetStrategyType)
 	}
 	return l.ErrorList
 }
@@ -268,41 +264,5 @@ func disruptionBudget(b *policyv1.PodDisruptionBudget) field.ErrorList {
 		oneOf(l, specPath.Child("unhealthyPodEvictionPolicy"), *p, policyv1.AlwaysAllow, policyv1.IfHealthyBudget)
 	}
 	l.addAll(metav1validation.ValidateLabelSelector(b.Spec.Selector, metav1validation.LabelSelectorValidationOptions{}, specPath.Child("selector")))
-	return l.ErrorList
-}
-
-func autoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
-	l := &list{}
-	if h.Spec.MinReplicas != nil && *h.Spec.MinReplicas < 1 {
-		l.add(field.Invalid(specPath.Child("minReplicas"), *h.Spec.MinReplicas, "must be greater than or equal to 1"))
-	}
-	if h.Spec.MaxReplicas < 1 {
-		l.add(field.Invalid(specPath.Child("maxReplicas"), h.Spec.MaxReplicas, "must be greater than 0"))
-	}
-	if h.Spec.MinReplicas != nil && h.Spec.MaxReplicas < *h.Spec.MinReplicas {
-		l.add(field.Invalid(specPath.Child("maxReplicas"), h.Spec.MaxReplicas, "must be greater than or equal to `minReplicas`"))
-	}
-	rp := specPath.Child("scaleTargetRef")
-	for name, v := range map[string]string{"kind": h.Spec.ScaleTargetRef.Kind, "name": h.Spec.ScaleTargetRef.Name} {
-		if v == "" {
-			l.required(rp.Child(name), "")
-		}
-	}
-	for i := range h.Spec.Metrics {
-		m, p := &h.Spec.Metrics[i], specPath.Child("metrics").Index(i)
-		have := map[autoscalingv2.MetricSourceType]bool{
-			autoscalingv2.ObjectMetricSourceType: m.Object != nil, autoscalingv2.PodsMetricSourceType: m.Pods != nil, autoscalingv2.ResourceMetricSourceType: m.Resource != nil,
-			autoscalingv2.ExternalMetricSourceType: m.External != nil, autoscalingv2.ContainerResourceMetricSourceType: m.ContainerResource != nil,
-		}
-		set, known := have[m.Type]
-		switch {
-		case m.Type == "":
-			l.required(p.Child("type"), "must specify a metric source type")
-		case !known:
-			l.add(field.NotSupported(p.Child("type"), m.Type, []string{"ContainerResource", "External", "Object", "Pods", "Resource"}))
-		case !set:
-			l.required(p, fmt.Sprintf("must populate information for the given metric source: %s", m.Type))
-		}
-	}
 	return l.ErrorList
 }
