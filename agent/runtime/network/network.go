@@ -164,20 +164,38 @@ func (n *CNI) Attach(ctx context.Context, rt *libcni.RuntimeConf) ([]string, err
 	if err != nil {
 		return nil, fmt.Errorf("plugin type=%q failed (add): %w", list.Plugins[0].Network.Type, err)
 	}
+	ips, err := addresses(raw)
+	if err == nil && len(ips) == 0 {
+		err = errors.New("the pod got no address")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("result of CNI network %q: %w", list.Name, err)
+	}
+	return ips, nil
+}
+
+// addresses are the pod's own in a plugin's result, which may hold anything.
+func addresses(raw types.Result) ([]string, error) {
 	result, err := types100.NewResultFromResult(raw)
 	if err != nil {
-		return nil, fmt.Errorf("CNI result: %w", err)
+		return nil, err
 	}
 	var ips []string
 	for _, ip := range result.IPs {
+		if ip == nil {
+			continue
+		}
+		if ip.Interface != nil && *ip.Interface < len(result.Interfaces) && *ip.Interface >= 0 && result.Interfaces[*ip.Interface] == nil {
+			return nil, fmt.Errorf("interface %d is null", *ip.Interface)
+		}
 		if ip.Interface != nil && *ip.Interface >= 0 && *ip.Interface < len(result.Interfaces) &&
 			result.Interfaces[*ip.Interface].Sandbox == "" {
 			continue // an address of the host's end
 		}
+		if ip.Address.IP.To16() == nil {
+			return nil, fmt.Errorf("%q is no address", ip.Address.String())
+		}
 		ips = append(ips, ip.Address.IP.String())
-	}
-	if len(ips) == 0 {
-		return nil, fmt.Errorf("CNI network %q gave the pod no address", list.Name)
 	}
 	return ips, nil
 }
