@@ -25,6 +25,7 @@ import (
 	"github.com/mote-edge/mote/controlplane/controllers/nodelifecycle"
 	"github.com/mote-edge/mote/controlplane/controllers/persistentvolume"
 	"github.com/mote-edge/mote/controlplane/controllers/podgc"
+	"github.com/mote-edge/mote/controlplane/controllers/resourceclaim"
 	"github.com/mote-edge/mote/controlplane/controllers/resourcequota"
 	"github.com/mote-edge/mote/controlplane/controllers/rootca"
 	"github.com/mote-edge/mote/controlplane/controllers/serviceaccount"
@@ -54,6 +55,9 @@ func cluster(cfg Config) ([]entry, error) {
 		}},
 		{"podgc", func() (controller, error) {
 			return podgc.New(podgc.Config{Client: cfg.Client, Informers: cfg.Informers})
+		}},
+		{"resourceclaim", func() (controller, error) {
+			return resourceclaim.New(resourceclaim.Config{Client: cfg.Client, Informers: cfg.Informers, Recorder: cfg.Recorder("resource_claim")})
 		}},
 		{"ttlafterfinished", func() (controller, error) {
 			return ttlafterfinished.New(ttlafterfinished.Config{Client: cfg.Client, Informers: cfg.Informers})

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/informers/node"
 	"k8s.io/client-go/informers/policy"
 	"k8s.io/client-go/informers/rbac"
+	"k8s.io/client-go/informers/resource"
 	"k8s.io/client-go/informers/scheduling"
 	"k8s.io/client-go/informers/storage"
 	"k8s.io/client-go/kubernetes"
@@ -80,6 +81,8 @@ func restClient(c kubernetes.Interface, gv schema.GroupVersion) rest.Interface {
 		r = c.PolicyV1().RESTClient()
 	case schema.GroupVersion{Group: "rbac.authorization.k8s.io", Version: "v1"}:
 		r = c.RbacV1().RESTClient()
+	case schema.GroupVersion{Group: "resource.k8s.io", Version: "v1"}:
+		r = c.ResourceV1().RESTClient()
 	case schema.GroupVersion{Group: "scheduling.k8s.io", Version: "v1"}:
 		r = c.SchedulingV1().RESTClient()
 	case schema.GroupVersion{Group: "storage.k8s.io", Version: "v1"}:
@@ -104,6 +107,7 @@ func (f factory) Networking() networking.Interface     { return networking.New(f
 func (f factory) Node() node.Interface                 { return node.New(f, all, nil) }
 func (f factory) Policy() policy.Interface             { return policy.New(f, all, nil) }
 func (f factory) Rbac() rbac.Interface                 { return rbac.New(f, all, nil) }
+func (f factory) Resource() resource.Interface         { return resource.New(f, all, nil) }
 func (f factory) Scheduling() scheduling.Interface     { return scheduling.New(f, all, nil) }
 func (f factory) Storage() storage.Interface           { return storage.New(f, all, nil) }
 

@@ -16,6 +16,9 @@ import (
 func (s *Scheduler) bind(ctx context.Context, it *item, pod *fit.Pod, d decision) {
 	err := s.volumes.bind(ctx, d.node, d.volumes)
 	if err == nil {
+		err = s.claims.Bind(ctx, d.claims, d.node)
+	}
+	if err == nil {
 		err = s.cfg.Client.CoreV1().Pods(pod.Namespace).Bind(ctx, &corev1.Binding{
 			ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
 			Target:     corev1.ObjectReference{Kind: "Node", Name: d.node},
@@ -29,6 +32,7 @@ func (s *Scheduler) bind(ctx context.Context, it *item, pod *fit.Pod, d decision
 		return
 	}
 	s.state.forget(pod.UID)
+	s.claims.Unreserve(ctx, d.claims)
 	s.queue.happened(afterPodLeft) // the place that was taken for it is free again
 	if apierrors.IsNotFound(err) {
 		if _, getErr := s.cfg.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{}); apierrors.IsNotFound(getErr) {

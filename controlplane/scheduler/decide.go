@@ -10,6 +10,7 @@ import (
 type decision struct {
 	node    string             // bind it there; empty: no node takes it
 	volumes []fit.VolumeChoice // before the binding
+	claims  fit.PodClaims      // likewise; also of a pod that no node takes
 
 	refusedBy fit.Filter
 	message   string       // why no node takes it
@@ -48,10 +49,13 @@ func (s *state) decide(pod *fit.Pod, snap *fit.Snapshot, budgets func() []*polic
 	if len(fitting) > 0 {
 		best := choose(cycle, fitting, turn)
 		choices, _ := cycle.ChooseVolumes(best)
+		if cycle.Claims != nil {
+			cycle.Claims.Reserve(best.Name)
+		}
 		s.assume(pod, best.Name)
-		return decision{node: best.Name, volumes: choices}
+		return decision{node: best.Name, volumes: choices, claims: cycle.Claims}
 	}
-	d := decision{refusedBy: by, message: fit.Explain(len(snap.Nodes), refusals)}
+	d := decision{refusedBy: by, claims: cycle.Claims, message: fit.Explain(len(snap.Nodes), refusals)}
 	s.preempt(pod, snap, refusals, budgets, &d)
 	return d
 }

@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
 	"github.com/mote-edge/mote/controlplane/scheduler/fit"
 )
@@ -115,6 +116,9 @@ func (s *Scheduler) podChanged(o, n any) {
 		s.queue.remove(pod.UID)
 	case !s.state.isAssumed(pod.UID):
 		s.queue.set(pod)
+		if old, ok := o.(*corev1.Pod); ok && !resourceclaim.PodStatusEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses) {
+			s.queue.happened(fit.DynamicResources) // its claims have been made
+		}
 		if pod.Status.NominatedNodeName != "" && o == nil {
 			s.state.nominate(fit.NewPod(pod), pod.Status.NominatedNodeName) // from before a restart
 		}

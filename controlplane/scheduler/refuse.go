@@ -27,6 +27,11 @@ func (s *Scheduler) refused(ctx context.Context, it *item, pod *fit.Pod, d decis
 	go func() {
 		defer s.wg.Done()
 		s.report(ctx, pod, corev1.PodReasonUnschedulable, d.message, d.nominate)
+		if given, err := s.claims.Refused(ctx, d.claims); err != nil && ctx.Err() == nil {
+			slog.WarnContext(ctx, "an unused allocation could not be given back", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+		} else if given {
+			return // the pod will be looked at again, with the claim free
+		}
 		if d.victims != nil {
 			s.evict(ctx, pod, d.victims)
 		}

@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/mote-edge/mote/controlplane/scheduler/claims"
 	"github.com/mote-edge/mote/controlplane/scheduler/fit"
 )
 
@@ -49,6 +50,7 @@ type Scheduler struct {
 	queue       *queue
 	state       *state
 	volumes     *volumes
+	claims      *claims.Claims
 	namespaces  corelisters.NamespaceLister
 	budgets     policylisters.PodDisruptionBudgetLister
 	synced      []cache.InformerSynced
@@ -77,6 +79,7 @@ func New(cfg Config) (*Scheduler, error) {
 	s.synced = append(s.synced,
 		cfg.Informers.Core().V1().Namespaces().Informer().HasSynced,
 		cfg.Informers.Policy().V1().PodDisruptionBudgets().Informer().HasSynced)
+	s.claims = claims.New(cfg.Client, cfg.Informers, func() { s.queue.happened(fit.DynamicResources) })
 	s.volumes = newVolumes(cfg.Client, cfg.Informers)
 	return s, s.watch()
 }
@@ -91,6 +94,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
 		return nil // ctx is done
 	}
+	s.claims.Look(ctx)
 	slog.InfoContext(ctx, "scheduler started", "name", s.cfg.Name)
 	defer s.wg.Wait()
 	for turn := 0; ; turn++ {
@@ -107,7 +111,10 @@ func (s *Scheduler) scheduleOne(ctx context.Context, it *item, pod *fit.Pod, tur
 		s.queue.remove(pod.UID)
 		return
 	}
-	snap := &fit.Snapshot{NamespaceLabels: s.namespaceLabels, Volumes: s.volumes}
+	if claims.Uses(pod.Pod) {
+		s.claims.Begin(ctx)
+	}
+	snap := &fit.Snapshot{NamespaceLabels: s.namespaceLabels, Volumes: s.volumes, Claims: s.claims}
 	d := s.state.decide(pod, snap, s.allBudgets, turn)
 	if d.node == "" {
 		s.refused(ctx, it, pod, d)

@@ -55,6 +55,7 @@ type Snapshot struct {
 	Nodes           []*Node                           // those whose Node object is known
 	NamespaceLabels func(namespace string) labels.Set // for namespace selectors of affinity terms
 	Volumes         Volumes                           // nil: pods with claims are refused
+	Claims          Claims                            // nil: pods with resource claims are refused
 }
 
 // With returns a snapshot with one node replaced, and the index of it unchanged.
@@ -74,16 +75,19 @@ type Cycle struct {
 	spread       spreadState
 	affinity     affinityState
 	volumes      volumeState
+
+	// Claims are the pod's resource claims; nil if it has none.
+	Claims PodClaims
 }
 
 // NewCycle computes what the filters need. A refusal concerns the pod, whichever the node.
 func NewCycle(pod *Pod, s *Snapshot) (*Cycle, Refusal) {
 	c := &Cycle{Pod: pod, Snapshot: s}
 	c.nodeAffinity = newRequiredNodes(pod.Pod)
-	if len(pod.Spec.ResourceClaims) > 0 {
-		return c, refuseFinally(DynamicResources, "pod has resource claims, which this scheduler does not allocate")
-	}
 	var r Refusal
+	if c.Claims, r = newClaims(pod, s.Claims); r.Refused() {
+		return c, r
+	}
 	if c.volumes, r = newVolumeState(pod, s.Volumes); r.Refused() {
 		return c, r
 	}
@@ -104,6 +108,7 @@ func (c *Cycle) Filter(n *Node) Refusal {
 		filterVolumes,
 		filterSpread,
 		filterAffinity,
+		filterClaims, // the dearest one comes last
 	} {
 		if r := f(c, n); r.Refused() {
 			return r
