@@ -7,11 +7,13 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/mote-edge/mote/agent/cgroup"
+	"github.com/mote-edge/mote/agent/criconfig"
 	"github.com/mote-edge/mote/agent/evict"
 	"github.com/mote-edge/mote/agent/kubeletconfig"
 )
@@ -113,8 +115,13 @@ func (a *Agent) enforceReservations(p *parts) error {
 		case "kube-reserved", "kube-reserved-compressible":
 			err = p.cgroups.Bound(a.cfg.Kubelet.KubeReservedCgroup, limitsOf(kube, strings.HasSuffix(what, "compressible")))
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, syscall.EBUSY) && what == "pods": // they use more already: it is tried again at the next start
+			a.nodeEvent(p)(corev1.EventTypeWarning, "FailedNodeAllocatableEnforcement", fmt.Sprintf("Failed to update Node Allocatable Limits %q: %v", p.cgroups.Root(), err))
+		case err != nil:
 			return fmt.Errorf("enforceNodeAllocatable: %s: %w: does the cgroup exist?", what, err)
+		case what == "pods":
+			a.nodeEvent(p)(corev1.EventTypeNormal, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
 		}
 	}
 	return nil
@@ -135,4 +142,25 @@ func limitsOf(list corev1.ResourceList, compressible bool) cgroup.Limits {
 		l.PIDs = q.Value()
 	}
 	return l
+}
+
+// maxBackoff bounds the time between restarts of a container; 0: as usual.
+func (a *Agent) maxBackoff() time.Duration {
+	if d := a.cfg.Kubelet.CrashLoopBackOff.MaxContainerRestartPeriod; d != nil {
+		return d.Duration
+	}
+	return 0
+}
+
+// tuning is what the configuration says about all containers.
+func (a *Agent) tuning(p *parts) criconfig.Tuning {
+	k := &a.cfg.Kubelet
+	memory := p.node.Capacity()[corev1.ResourceMemory]
+	t := criconfig.Tuning{
+		CPUPeriod: k.CPUCFSQuotaPeriod.Duration, NoQuota: !k.CPUCFSQuota, SeccompDefault: k.SeccompDefault, Memory: memory.Value(), CgroupV2: p.cgroups.V2(),
+	}
+	if k.MemorySwap.SwapBehavior == "LimitedSwap" {
+		t.Swap = p.node.Swap()
+	}
+	return t
 }

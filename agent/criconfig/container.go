@@ -27,6 +27,7 @@ type ContainerInput struct {
 	SeccompRoot string // where localhost profiles are
 	MemoryBytes int64  // the node's capacity
 	CgroupV2    bool
+	Tuning      Tuning
 	// Users is the sandbox's mapping of users; nil means the host's.
 	Users *runtimeapi.UserNamespace
 }
@@ -66,7 +67,7 @@ func Container(in ContainerInput) (*runtimeapi.ContainerConfig, error) {
 		Stdin:     c.Stdin,
 		StdinOnce: c.StdinOnce,
 		Tty:       c.TTY,
-		Linux:     &runtimeapi.LinuxContainerConfig{Resources: Resources(in.Pod, c, in.MemoryBytes, in.CgroupV2), SecurityContext: security(in)},
+		Linux:     &runtimeapi.LinuxContainerConfig{Resources: in.Tuning.Apply(Resources(in.Pod, c, in.MemoryBytes, in.CgroupV2), in.Pod, c), SecurityContext: security(in)},
 	}
 	if in.Pod.Spec.TerminationGracePeriodSeconds != nil {
 		cfg.Annotations[cri.AnnotationGracePeriod] = strconv.FormatInt(*in.Pod.Spec.TerminationGracePeriodSeconds, 10)

@@ -180,7 +180,7 @@ func security(in ContainerInput) *runtimeapi.LinuxContainerSecurityContext {
 		SupplementalGroups:       groups(p),
 		SupplementalGroupsPolicy: groupsPolicy(p),
 		NoNewPrivs:               s.AllowPrivilegeEscalation != nil && !*s.AllowPrivilegeEscalation,
-		Seccomp:                  seccomp(in.SeccompRoot, s.SeccompProfile, p.SeccompProfile),
+		Seccomp:                  seccomp(in.SeccompRoot, s.SeccompProfile, p.SeccompProfile, in.Tuning.seccompDefault()),
 		Apparmor:                 apparmor(s.AppArmorProfile, annotatedProfile(in.Pod, in.Container.Name), p.AppArmorProfile),
 	}
 	if out.RunAsUser == nil && in.ImageUser.Name == "" { // the runtime resolves names in the container's passwd

@@ -160,6 +160,9 @@ func (n *Node) Labels() map[string]string {
 	return n.labels
 }
 
+// Swap is how much swap the machine has, in bytes.
+func (n *Node) Swap() int64 { return n.facts.swap }
+
 // UID is the Node object's, empty before registration.
 func (n *Node) UID() string {
 	n.mu.Lock()

@@ -149,10 +149,10 @@ func TestStep(t *testing.T) {
 
 		"exited, always: at once the first time": {view(testPod("a")).ctr("main", cri.Exited), "Start main #1"},
 		"exited, always: in back-off": {view(testPod("a")).ctr("main", cri.Exited, attempt(3)).with(func(v *View) {
-			v.Containers["main"] = ContainerView{Backoff: Backoff{10 * time.Second, epoch.Add(-5 * time.Second)}}
+			v.Containers["main"] = ContainerView{Backoff: Backoff{Delay: 10 * time.Second, Since: epoch.Add(-5 * time.Second)}}
 		}), "waiting main"},
 		"exited, always: back-off is over": {view(testPod("a")).ctr("main", cri.Exited, attempt(3), func(c *cri.Container) { c.FinishedAt = at(-11) }).with(func(v *View) {
-			v.Containers["main"] = ContainerView{Backoff: Backoff{10 * time.Second, epoch.Add(-30 * time.Second)}}
+			v.Containers["main"] = ContainerView{Backoff: Backoff{Delay: 10 * time.Second, Since: epoch.Add(-30 * time.Second)}}
 		}), "Start main #4"},
 		"created and never started: this attempt yet": {view(testPod("a", never)).ctr("main", cri.Created), "Start main"},
 		"a second attempt created and never started":  {view(testPod("a")).ctr("main", cri.Exited, code(1)).ctr("main", cri.Created, attempt(1)), "Start main #1"},
@@ -190,7 +190,7 @@ func TestStep(t *testing.T) {
 		"sidecar: up, on to the next":              {view(testPod("a", inits("s+", "i"))).ctr("s", cri.Running).up("s"), "Start i"},
 		"sidecar died while an init runs":          {view(testPod("a", inits("s+", "i"))).ctr("s", cri.Exited).ctr("i", cri.Running), "Start s #1"},
 		"sidecar died, regular ones run":           {view(testPod("a", never, inits("s+"))).ctr("s", cri.Exited).ctr("main", cri.Running), "Start s #1"},
-		"sidecar in back-off doesn't hold regular": {view(testPod("a", inits("s+"), regular("x", "y"))).ctr("s", cri.Exited).ctr("x", cri.Running).with(func(v *View) { v.Containers["s"] = ContainerView{Backoff: Backoff{time.Minute, epoch}} }), "Start y, waiting s"},
+		"sidecar in back-off doesn't hold regular": {view(testPod("a", inits("s+"), regular("x", "y"))).ctr("s", cri.Exited).ctr("x", cri.Running).with(func(v *View) { v.Containers["s"] = ContainerView{Backoff: Backoff{Delay: time.Minute, Since: epoch}} }), "Start y, waiting s"},
 		"sidecars end after regular ones": {
 			view(testPod("a", never, inits("s1+", "s2+"))).ctr("s1", cri.Running).ctr("s2", cri.Running).ctr("main", cri.Exited),
 			"Kill s1 in turn, Kill s2 in turn, turn of s2-1, finished",
@@ -251,7 +251,7 @@ func TestStep(t *testing.T) {
 			v.Ending, v.Held, v.Observed = true, false, cri.Pod{}
 		}), "ended"},
 		"deleted in a crash loop": {view(testPod("a")).ctr("main", cri.Exited, code(1)).with(func(v *View) {
-			v.Ending, v.Containers["main"] = true, ContainerView{Backoff: Backoff{time.Minute, epoch}}
+			v.Ending, v.Containers["main"] = true, ContainerView{Backoff: Backoff{Delay: time.Minute, Since: epoch}}
 		}), "StopSandbox"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -265,7 +265,7 @@ func TestStep(t *testing.T) {
 // A decision that waits for time to pass says until when.
 func TestStepWakes(t *testing.T) {
 	v := view(testPod("a")).ctr("main", cri.Exited).with(func(v *View) {
-		v.Containers["main"] = ContainerView{Backoff: Backoff{40 * time.Second, epoch.Add(-time.Minute)}}
+		v.Containers["main"] = ContainerView{Backoff: Backoff{Delay: 40 * time.Second, Since: epoch.Add(-time.Minute)}}
 	})
 	if d := step(v.View); !d.Wake.Equal(epoch.Add(39*time.Second)) || !d.Waiting["main"].Equal(d.Wake) {
 		t.Errorf("wakes at %v, want 40 s after the end a second ago", d.Wake.Sub(epoch))
