@@ -77,7 +77,7 @@ func (s *Service) restore(ctx context.Context) error {
 			attached = append(attached, id)
 		}
 	}
-	if swept {
+	if swept || s.net.Stale(attached) {
 		if err := s.net.Collect(ctx, attached); err != nil {
 			s.log.Warn("collect addresses of pods that are gone", "err", err)
 		}

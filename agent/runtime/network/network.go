@@ -212,6 +212,16 @@ func (n *CNI) Detach(ctx context.Context, rt *libcni.RuntimeConf) error {
 	return nil
 }
 
+// Stale tells whether there are attachments of sandboxes that aren't among these: reason enough for Collect, which starts
+// a program.
+func (n *CNI) Stale(sandboxIDs []string) bool {
+	cached, err := n.cni.GetCachedAttachments("")
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	return slices.ContainsFunc(cached, func(a *libcni.NetworkAttachment) bool { return !slices.Contains(sandboxIDs, a.ContainerID) })
+}
+
 // Collect has the plugins free what belongs to no known sandbox (CNI 1.1 GC).
 func (n *CNI) Collect(ctx context.Context, sandboxIDs []string) error {
 	list, err := n.Config()

@@ -1,6 +1,10 @@
 package network
 
-import "testing"
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
 
 func TestParseRate(t *testing.T) {
 	for text, want := range map[string]uint64{"10M": 10e6, "1Gi": 1 << 30, "512": 512, "1.5k": 1500} {
@@ -12,5 +16,24 @@ func TestParseRate(t *testing.T) {
 		if got, err := parseRate(text); err == nil {
 			t.Errorf("%q: %d", text, got)
 		}
+	}
+}
+
+// What libcni remembers of a sandbox that nobody knows any more is reason to have the plugins look.
+func TestStale(t *testing.T) {
+	dir := t.TempDir()
+	n := New(dir, nil, dir)
+	if n.Stale(nil) {
+		t.Error("stale without any attachment")
+	}
+	if err := os.Mkdir(filepath.Join(dir, "results"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	entry := `{"kind":"cniCacheV1","containerId":"a","ifName":"eth0","networkName":"mote","netns":"/n","config":"e30="}`
+	if err := os.WriteFile(filepath.Join(dir, "results", "mote-a-eth0"), []byte(entry), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n.Stale([]string{"b", "a"}) || !n.Stale([]string{"b"}) {
+		t.Error("a is known in the first case and unknown in the second")
 	}
 }
