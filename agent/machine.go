@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -159,6 +160,13 @@ func (a *Agent) tuning(p *parts) criconfig.Tuning {
 	t := criconfig.Tuning{
 		CPUPeriod: k.CPUCFSQuotaPeriod.Duration, NoQuota: !k.CPUCFSQuota, SeccompDefault: k.SeccompDefault, Memory: memory.Value(), CgroupV2: p.cgroups.V2(),
 	}
+	if names, err := os.ReadDir("/sys/kernel/mm/hugepages"); err == nil {
+		for _, n := range names {
+			t.HugePages = append(t.HugePages, criconfig.HugePageSizes([]string{n.Name()})...)
+		}
+	}
+	_, err := os.Stat(filepath.Join("/sys/fs/cgroup", p.cgroups.Root(), "memory.swap.max"))
+	t.SwapControl = err == nil
 	if k.MemorySwap.SwapBehavior == "LimitedSwap" {
 		t.Swap = p.node.Swap()
 	}

@@ -109,16 +109,16 @@ func Resources(pod *corev1.Pod, c *corev1.Container, memoryCapacity int64, cgrou
 		out.MemoryLimitInBytes = memory.Value()
 		out.MemorySwapLimitInBytes = memory.Value() // no swap for pods
 	}
-	out.HugepageLimits = hugepages(c)
+	out.HugepageLimits = hugepages(c.Resources.Limits)
 	if cgroupV2 { // the whole container dies, not a random process of it
 		out.Unified = map[string]string{"memory.oom.group": "1"}
 	}
 	return out
 }
 
-func hugepages(c *corev1.Container) []*runtimeapi.HugepageLimit {
+func hugepages(limits corev1.ResourceList) []*runtimeapi.HugepageLimit {
 	var out []*runtimeapi.HugepageLimit
-	for name, q := range c.Resources.Limits {
+	for name, q := range limits {
 		size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix)
 		if !ok {
 			continue

@@ -19,6 +19,8 @@ type Tuning struct {
 	// both in bytes. 0 lets nobody.
 	Swap, Memory int64
 	CgroupV2     bool
+	SwapControl  bool     // the kernel bounds the swap of a cgroup (v2): nobody has any unless Swap says so
+	HugePages    []string // the page sizes that the kernel has: 2MB, 1GB
 }
 
 // Apply changes a container's resources accordingly.
@@ -31,7 +33,8 @@ func (t Tuning) Apply(r *runtimeapi.LinuxContainerResources, pod *corev1.Pod, c 
 		}
 		r.CpuPeriod = p
 	}
-	if swap := t.swap(pod, c); swap > 0 {
+	r.HugepageLimits = t.hugePages(r.HugepageLimits, pod)
+	if swap := t.swap(pod, c); swap > 0 || t.SwapControl && t.CgroupV2 {
 		if r.Unified == nil {
 			r.Unified = map[string]string{}
 		}
