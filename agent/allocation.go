@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 
@@ -11,14 +12,16 @@ import (
 	"github.com/mote-edge/mote/agent/allocate"
 	"github.com/mote-edge/mote/agent/cpu"
 	"github.com/mote-edge/mote/agent/device"
+	"github.com/mote-edge/mote/agent/dra"
 	"github.com/mote-edge/mote/agent/memory"
 	"github.com/mote-edge/mote/agent/numa"
 	"github.com/mote-edge/mote/agent/plugin"
+	"github.com/mote-edge/mote/agent/podresources"
 	"github.com/mote-edge/mote/agent/topology"
 )
 
 // allocator assembles what gives pods devices, CPUs and memory of their own.
-func (a *Agent) allocator(p *parts) error {
+func (a *Agent) allocator(ctx context.Context, p *parts) error {
 	k := &a.cfg.Kubelet
 	machine, err := numa.Read(numa.System)
 	if err != nil {
@@ -66,9 +69,25 @@ func (a *Agent) allocator(p *parts) error {
 	}); err != nil {
 		return err
 	}
-	p.plugins = plugin.New(filepath.Join(a.cfg.KubeletDir, "plugins_registry"), map[string]plugin.Handler{plugin.Device: p.devices}, a.cfg.Log)
+	claims := dra.Config{File: filepath.Join(a.cfg.Dirs.Agent(), "dra_manager_state"), Registered: func() { p.pods.RetryAll() }, Log: a.cfg.Log}
+	if p.api != nil {
+		claims.API = p.api
+	}
+	if p.claims, err = dra.New(ctx, claims); err != nil {
+		return err
+	}
+	p.plugins = plugin.New(filepath.Join(a.cfg.KubeletDir, "plugins_registry"), map[string]plugin.Handler{
+		plugin.Device: p.devices, plugin.DRA: p.claims.Drivers(),
+	}, a.cfg.Log)
 	p.allocate = allocate.New(allocate.Config{
-		CPU: p.cpus, Memory: p.memory, Devices: p.devices, Topology: policy, SharedCPUs: func() { p.pods.SharedCPUs() },
+		CPU: p.cpus, Memory: p.memory, Devices: p.devices, Claims: p.claims, Topology: policy, SharedCPUs: func() { p.pods.SharedCPUs() },
 	})
 	return nil
+}
+
+// podResources tells the node's monitoring agents who has what.
+func (a *Agent) podResources(p *parts) *podresources.Server {
+	return podresources.New(podresources.Config{
+		Dir: filepath.Join(a.cfg.KubeletDir, "pod-resources"), Pods: p.pods, CPUs: p.cpus, Memory: p.memory, Devices: p.devices, Claims: p.claims,
+	})
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/mote-edge/mote/agent/cpu"
 	"github.com/mote-edge/mote/agent/cri"
 	"github.com/mote-edge/mote/agent/device"
+	"github.com/mote-edge/mote/agent/dra"
 	"github.com/mote-edge/mote/agent/event"
 	"github.com/mote-edge/mote/agent/evict"
 	"github.com/mote-edge/mote/agent/image"
@@ -81,6 +82,7 @@ type parts struct {
 	memory   *memory.Memory
 	devices  *device.Plugins
 	plugins  *plugin.Watcher
+	claims   *dra.Claims
 	allocate *allocate.Allocator
 }
 
@@ -125,6 +127,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	run("images", p.images.Run)
 	run("device plugins", p.devices.Run)
 	run("plugins", p.plugins.Run)
+	run("claims", p.claims.Drivers().Run)
+	run("pod resources", a.podResources(p).Run)
 	run("pressure", func(ctx context.Context) error {
 		if !wait(ctx, listed) {
 			return nil
@@ -237,7 +241,7 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 	}
 	a.events(p)
 	settle(&cfg.Kubelet, a.nodeEvent(p))
-	if err := a.allocator(p); err != nil {
+	if err := a.allocator(ctx, p); err != nil {
 		return nil, err
 	}
 	if err := a.node(p); err != nil {

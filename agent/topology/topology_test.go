@@ -14,8 +14,10 @@ var (
 )
 
 // yes and no are preferred hints and those that aren't; "" is any.
-func yes(nodes ...int) Hint { return Hint{Nodes: numa.MaskOf(nodes...), Any: len(nodes) == 0, Preferred: true} }
-func no(nodes ...int) Hint  { return Hint{Nodes: numa.MaskOf(nodes...), Any: len(nodes) == 0} }
+func yes(nodes ...int) Hint {
+	return Hint{Nodes: numa.MaskOf(nodes...), Any: len(nodes) == 0, Preferred: true}
+}
+func no(nodes ...int) Hint { return Hint{Nodes: numa.MaskOf(nodes...), Any: len(nodes) == 0} }
 
 func TestMerge(t *testing.T) {
 	cpu := func(h ...Hint) Hints { return Hints{"cpu": h} }

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	nodev1 "k8s.io/api/node/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -107,6 +108,16 @@ func (c *Client) PriorityClasses() *Typed[*schedulingv1.PriorityClass, *scheduli
 // CSINodes reaches CSI nodes.
 func (c *Client) CSINodes() *Typed[*storagev1.CSINode, *storagev1.CSINodeList] {
 	return typed(c, storagev1.SchemeGroupVersion, "csinodes", "", func() *storagev1.CSINode { return &storagev1.CSINode{} }, func() *storagev1.CSINodeList { return &storagev1.CSINodeList{} })
+}
+
+// ResourceClaims reaches resource claims.
+func (c *Client) ResourceClaims(namespace string) *Typed[*resourcev1.ResourceClaim, *resourcev1.ResourceClaimList] {
+	return typed(c, resourcev1.SchemeGroupVersion, "resourceclaims", namespace, func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} }, func() *resourcev1.ResourceClaimList { return &resourcev1.ResourceClaimList{} })
+}
+
+// ResourceSlices reaches resource slices.
+func (c *Client) ResourceSlices() *Typed[*resourcev1.ResourceSlice, *resourcev1.ResourceSliceList] {
+	return typed(c, resourcev1.SchemeGroupVersion, "resourceslices", "", func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} }, func() *resourcev1.ResourceSliceList { return &resourcev1.ResourceSliceList{} })
 }
 
 // CreateToken asks for a bound service-account token (the token subresource, TokenRequest v1).

@@ -78,6 +78,11 @@ func (t *Typed[T, L]) Patch(ctx context.Context, name string, kind types.PatchTy
 	return out, err
 }
 
+// DeleteCollection removes the objects that the options select.
+func (t *Typed[T, L]) DeleteCollection(ctx context.Context, o metav1.DeleteOptions, list metav1.ListOptions) error {
+	return t.at(t.client.Delete()).VersionedParams(&list, t.params).Body(&o).Do(ctx).Error()
+}
+
 // Delete removes an object.
 func (t *Typed[T, L]) Delete(ctx context.Context, name string, o metav1.DeleteOptions) error {
 	return t.at(t.client.Delete()).Name(name).Body(&o).Do(ctx).Error()
