@@ -16,7 +16,7 @@ TOOLS   := $(CURDIR)/$(BIN)/tools
 PLAIN   := ./controlplane/... ./cmd/mote/... ./cmd/mote-agent/... ./cmd/internal/... ./examples/...
 RACE    := ./agent/... ./cni/... ./proxy/... ./internal/...
 
-.PHONY: help deps build cross run stop test lint fmt e2e lab lab-down bench conformance crossings clean
+.PHONY: help deps build cross run stop test lint fmt e2e lab lab-down bench chaos vm conformance crossings clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -61,11 +61,20 @@ lab-down: ## end the lab
 bench: build ## memory, start-up and latency on this machine (root)
 	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./test/bench/...
 
+chaos: build ## kills at random during 500 pods, full disks, lost records, each checked against kernel and API (root, long)
+	@CHAOS_PODS=$${CHAOS_PODS:-500} go test -tags $(TAGS),seccomp -count=1 -timeout 60m -v ./test/chaos/...
+
+vm: build ## a node in QEMU (kernel 6.1, systemd, cgroup v2): smoke list and twenty power cuts (root, an hour)
+	@VM=1 go test -count=1 -timeout 180m -v ./test/vm/...
+
 conformance: build ## upstream's conformance suite against the lab (root, long); FOCUS and PROCS narrow it
 	@test/conformance/run
 
 crossings: build ## the upstream kubelet on mote-runtime, and mote agent on containerd, with the specs of test/crossings/smoke (root, long)
 	@test/conformance/build >/dev/null && test/peers/build >/dev/null && test/crossings/run
+
+fuzz: deps ## every fuzz target for FUZZTIME (30s) each; what reaches new code is kept in testdata/fuzz
+	@hack/fuzz
 
 cri-compare: deps ## critest and test/cri against mote-runtime and containerd (root, long); writes docs/conformance.md
 	@test/peers/build

@@ -87,7 +87,7 @@ func (m *Machine) Boot(ctx context.Context) error {
 		}
 	}
 	m.in = bufio.NewReader(m.conn)
-	if _, err := m.receive(ctx, 0, 4*time.Minute); err != nil {
+	if _, err := m.receive(ctx, 0, 12*time.Minute); err != nil {
 		return fmt.Errorf("the machine doesn't come up: %w; the end of its console:\n%s", err, m.Console(3000))
 	}
 	return nil

@@ -101,7 +101,7 @@ func boot(t *testing.T, m *Machine) {
 // sh runs a script that must succeed.
 func sh(t *testing.T, m *Machine, limit time.Duration, script string) string {
 	t.Helper()
-	out, err := m.Run(context.Background(), limit, script)
+	out, err := m.Run(context.Background(), 4*limit, script) // limits are a free machine's
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ const (
 )
 
 // ready waits for the node, by the API.
-const ready = `for i in $(seq 240); do kubectl get nodes -o name 2>/dev/null | grep -q node && break; sleep 0.5; done; kubectl wait --for=condition=Ready node --all --timeout=120s`
+const ready = `for i in $(seq 1200); do kubectl get nodes -o name 2>/dev/null | grep -q node && break; sleep 0.5; done; kubectl wait --for=condition=Ready node --all --timeout=600s`
 
 func pod(name, extra, script string) string {
 	return fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {name: %s}, spec: {terminationGracePeriodSeconds: 1, %s containers: [{name: c, image: 'mote.local/busybox:1', args: [sh, -c, %q], securityContext: {runAsUser: 0}, %s}]}}",
@@ -132,7 +132,7 @@ func field(extra, mark string) string {
 }
 
 func apply(manifests ...string) string {
-	return "cat <<'EOF' | kubectl apply -f - >&2\n" + strings.Join(manifests, "\n---\n") + "\nEOF\n"
+	return "cat <<'EOF' | kubectl apply -f - >&2\n" + "# YAML, not JSON\n" + strings.Join(manifests, "\n---\n# YAML\n") + "\nEOF\n"
 }
 
 func number(t *testing.T, text string) int {
