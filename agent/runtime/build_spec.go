@@ -67,6 +67,9 @@ func (s *Service) buildSpec(sb *sandbox, c *container, img image.Image, purpose 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errInvalid, err)
 	}
+	if err := checkAppArmor(out); err != nil {
+		return nil, err
+	}
 	return out, s.injectCDI(c, out)
 }
 

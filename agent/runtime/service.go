@@ -124,8 +124,9 @@ func (s *Service) Run(ctx context.Context, images cri.ImageServiceServer) error 
 			s.log.Warn("the kernel offers no such cgroup controller: limits of its kind have no effect", "controller", name)
 		}
 	}
-	if s.host.AppArmor && !s.host.AppArmorDefault {
-		s.log.Info("AppArmor's RuntimeDefault confines nothing: load a profile of this name to change that", "profile", spec.DefaultAppArmorProfile)
+	s.loadAppArmor()
+	if s.host.SELinux {
+		s.log.Warn("SELinux is on, and this runtime sets no labels: what SELinux lets the runtime's domain do, containers may do")
 	}
 	failed := make(chan error, 4)
 	go func() { failed <- s.poll.Run() }()

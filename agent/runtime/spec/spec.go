@@ -23,6 +23,7 @@ type Host struct {
 	CgroupV2        bool
 	AppArmor        bool
 	AppArmorDefault bool // the profile that RuntimeDefault means is loaded
+	SELinux         bool
 	Swap            bool // the kernel accounts swap per cgroup
 	MinOOMScoreAdj  int  // below this the kernel refuses (no CAP_SYS_RESOURCE)
 	HugePageSizes   []string
