@@ -58,8 +58,11 @@ func (c *container) descriptors() (fds []int, thaw func()) {
 	var opened []int
 	for i, fd := range out {
 		if fd < 0 && (i == 0 || !c.config.Tty) {
-			if out[i], _ = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); out[i] >= 0 {
-				opened = append(opened, out[i])
+			var pipe [2]int // one that nobody writes to; /dev/null can't be waited for
+			if unix.Pipe2(pipe[:], unix.O_CLOEXEC) == nil {
+				_ = unix.Close(pipe[1])
+				out[i] = pipe[0]
+				opened = append(opened, pipe[0])
 			}
 		}
 	}
