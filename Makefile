@@ -16,7 +16,7 @@ TOOLS   := $(CURDIR)/$(BIN)/tools
 PLAIN   := ./controlplane/... ./cmd/mote/... ./cmd/mote-agent/... ./cmd/internal/... ./examples/...
 RACE    := ./agent/... ./cni/... ./proxy/... ./internal/...
 
-.PHONY: help deps build cross run stop test lint fmt e2e lab lab-down bench chaos vm conformance crossings clean
+.PHONY: help deps build cross run stop test lint fmt e2e lab lab-down bench chaos vm conformance crossings fuzz cri-compare clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 

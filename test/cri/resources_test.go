@@ -124,7 +124,7 @@ func TestEvents(t *testing.T) {
 	for len(seen) < 3 {
 		event, err := stream.Recv()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("after %q: %v", seen, err)
 		}
 		if event.ContainerId != c.id {
 			continue

@@ -37,13 +37,24 @@ func main() {
 }
 
 func compare(ctx context.Context, doc, logs string) error {
+	logs, err := filepath.Abs(logs)
+	if err != nil {
+		return err
+	}
 	areas, err := areasOf("test/cri")
 	if err != nil {
 		return err
 	}
+	program := filepath.Join(logs, "cri.test") // once: what is being edited meanwhile must not tell the columns apart
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-tags", "netgo,osusergo,seccomp", "-o", program, "./test/cri")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return fmt.Errorf("build the tests: %w", err)
+	}
+	defer os.Remove(program)
 	results := map[string]outcomes{}
 	for _, name := range runtimes {
-		raw, err := runTests(ctx, name)
+		raw, err := runTests(ctx, program, name)
 		if err := os.WriteFile(filepath.Join(logs, "cri-"+name+".json"), raw, 0o600); err != nil {
 			return err
 		}
@@ -58,8 +69,9 @@ func compare(ctx context.Context, doc, logs string) error {
 }
 
 // runTests returns the events of one run; failed tests are no error.
-func runTests(ctx context.Context, name string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-timeout", "30m", "-tags", "netgo,osusergo,seccomp", "./test/cri")
+func runTests(ctx context.Context, program, name string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "go", "tool", "test2json", program, "-test.v=test2json", "-test.timeout=30m")
+	cmd.Dir = "test/cri"
 	cmd.Env = append(os.Environ(), "CRI_RUNTIME="+name, "CRITEST=1")
 	cmd.Stderr = os.Stderr
 	return cmd.Output()
