@@ -118,7 +118,7 @@ func (s *Store) plainFile(f *os.File) (*os.File, func(), error) {
 	if !(head[0] == 0x1f && head[1] == 0x8b) && string(head) != "\x28\xb5\x2f\xfd" {
 		return f, func() {}, nil
 	}
-	z, err := decompress(f)
+	z, err := decompress(f, &s.decoders)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrBadArchive, err)
 	}

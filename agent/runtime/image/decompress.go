@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -14,8 +15,8 @@ import (
 const maxWindow = 32 << 20
 
 // decompress tells gzip, zstd and plain tar apart by their first bytes (media types lie in the field) and returns the
-// plain stream.
-func decompress(r io.Reader) (io.ReadCloser, error) {
+// plain stream. zstd decoders hold a window of some megabytes: the pool hands one on to the next layer.
+func decompress(r io.Reader, decoders *sync.Pool) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
 	head, err := br.Peek(4)
 	if err != nil && err != io.EOF {
@@ -29,11 +30,29 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 		}
 		return z, nil
 	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
+		z, _ := decoders.Get().(*zstd.Decoder)
+		if z == nil {
+			if z, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow)); err != nil {
+				return nil, fmt.Errorf("zstd: %w", err)
+			}
+		}
+		if err := z.Reset(br); err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}
-		return z.IOReadCloser(), nil
+		return &pooled{z, decoders}, nil
 	}
 	return io.NopCloser(br), nil
+}
+
+// pooled gives its decoder back.
+type pooled struct {
+	*zstd.Decoder
+	pool *sync.Pool
+}
+
+func (p *pooled) Close() error {
+	if err := p.Reset(nil); err == nil {
+		p.pool.Put(p.Decoder)
+	}
+	return nil
 }

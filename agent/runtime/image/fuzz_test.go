@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -180,7 +181,7 @@ func FuzzDecompress(f *testing.F) {
 	f.Add(gzipped(f, []byte("hello")))
 	f.Add(zstded(f, []byte("hello")))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		z, err := decompress(bytes.NewReader(data))
+		z, err := decompress(bytes.NewReader(data), &sync.Pool{})
 		if err != nil {
 			return
 		}

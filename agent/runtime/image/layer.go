@@ -108,7 +108,7 @@ func (s *Store) unpackInto(ctx context.Context, tmp string, want digest.Digest, 
 	if err != nil {
 		return layerInfo{}, err
 	}
-	plain, err := decompress(&contextReader{ctx: ctx, r: blob})
+	plain, err := decompress(&contextReader{ctx: ctx, r: blob}, &s.decoders)
 	if err != nil {
 		return layerInfo{}, err
 	}

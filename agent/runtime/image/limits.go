@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -12,33 +13,28 @@ var ErrTooBig = errors.New("image exceeds a limit")
 
 // Limits keep a hostile image from filling the machine.
 type Limits struct {
-	ImageBytes   int64 // unpacked size of all layers of an image; default 64 GiB
-	LayerBytes   int64 // unpacked size of one layer; default 32 GiB
-	FileBytes    int64 // size of one file; default 16 GiB
-	LayerEntries int   // files in one layer; default 1,000,000
-	Layers       int   // layers of one image; default 256 (overlayfs itself takes 500)
-	ConfigBytes  int64 // size of a config or manifest; default 4 MiB
+	ImageBytes   int64 `json:"imageBytes,omitempty"`   // unpacked size of all layers of an image; default 64 GiB
+	LayerBytes   int64 `json:"layerBytes,omitempty"`   // unpacked size of one layer; default 32 GiB
+	FileBytes    int64 `json:"fileBytes,omitempty"`    // size of one file; default 16 GiB
+	LayerEntries int   `json:"layerEntries,omitempty"` // files in one layer; default 1,000,000
+	Layers       int   `json:"layers,omitempty"`       // layers of one image; default 256
+	ConfigBytes  int64 `json:"configBytes,omitempty"`  // size of a config or manifest; default 4 MiB
 }
+
+const maxLayers = 500 // overlayfs takes no more
 
 const maxDirs = 200_000 // directories in one layer: each costs memory until the layer is unpacked
 
 func (l Limits) withDefaults() Limits {
-	set := func(v *int64, d int64) {
-		if *v == 0 {
-			*v = d
-		}
+	return l.or(Limits{ImageBytes: 64 << 30, LayerBytes: 32 << 30, FileBytes: 16 << 30, ConfigBytes: 4 << 20, LayerEntries: 1_000_000, Layers: 256})
+}
+
+// or takes from d what l leaves open.
+func (l Limits) or(d Limits) Limits {
+	return Limits{
+		ImageBytes: cmp.Or(l.ImageBytes, d.ImageBytes), LayerBytes: cmp.Or(l.LayerBytes, d.LayerBytes), FileBytes: cmp.Or(l.FileBytes, d.FileBytes),
+		LayerEntries: cmp.Or(l.LayerEntries, d.LayerEntries), Layers: cmp.Or(l.Layers, d.Layers), ConfigBytes: cmp.Or(l.ConfigBytes, d.ConfigBytes),
 	}
-	set(&l.ImageBytes, 64<<30)
-	set(&l.LayerBytes, 32<<30)
-	set(&l.FileBytes, 16<<30)
-	set(&l.ConfigBytes, 4<<20)
-	if l.LayerEntries == 0 {
-		l.LayerEntries = 1_000_000
-	}
-	if l.Layers == 0 {
-		l.Layers = 256
-	}
-	return l
 }
 
 // room fails if writing n more bytes would leave the disk with less than a small reserve: the rest of the node must be

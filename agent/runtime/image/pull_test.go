@@ -455,6 +455,9 @@ func TestRegistriesFile(t *testing.T) {
 		"mirrors: {a: {endpoints: [x:5000]}}":   "write it as http://host:port",
 		"mirrors: {a: {endpoint: [http://x]}}":  "unknown field",
 		"configs: 7":                            "registries.yaml",
+		"limits: {layerBytes: 5, layers: 10}":   "",
+		"limits: {layerBytes: -5}":              "limits are positive numbers",
+		"limits: {layers: 501}":                 "at most 500 layers",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -462,6 +465,23 @@ func TestRegistriesFile(t *testing.T) {
 		if _, err := loadRegistries(path); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)
 		}
+	}
+}
+
+// Limits come from the same file, at the start.
+func TestConfiguredLimits(t *testing.T) {
+	s := openStore(t)
+	registriesYAML(t, s, "limits: {fileBytes: 5}")
+	s.cfg.Limits = Limits{}
+	s, err := Open(s.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.cfg.Limits.FileBytes != 5 || s.cfg.Limits.LayerBytes != 32<<30 {
+		t.Errorf("%+v", s.cfg.Limits)
+	}
+	if _, err := s.Import(t.Context(), strings.NewReader(string(dockerArchive(t, "a", makeTar(t, entry{name: "f", body: "123456"}))))); !errors.Is(err, ErrTooBig) {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -25,9 +25,11 @@ import (
 //	  registry.example.com:
 //	    auth: {username: u, password: p}
 //	    tls: {caFile: /etc/ssl/my-ca.pem, insecureSkipVerify: false}
+//	limits: {imageBytes: 10000000000}    # the one part that is read at the start only
 type Registries struct {
 	Mirrors map[string]Mirror         `json:"mirrors,omitempty"`
 	Configs map[string]RegistryConfig `json:"configs,omitempty"`
+	Limits  Limits                    `json:"limits,omitempty"`
 }
 
 // Mirror lists places to ask, in this order, before the registry itself.
@@ -71,6 +73,9 @@ func loadRegistries(path string) (*Registries, error) {
 	}
 	if err := yaml.UnmarshalStrict(data, r); err != nil {
 		return nil, fmt.Errorf("registry configuration %s: %w", path, err)
+	}
+	if l := r.Limits; min(l.ImageBytes, l.LayerBytes, l.FileBytes, l.ConfigBytes, int64(l.LayerEntries), int64(l.Layers)) < 0 || l.Layers > maxLayers {
+		return nil, fmt.Errorf("registry configuration %s: limits are positive numbers, and at most %d layers: leave one out for its default", path, maxLayers)
 	}
 	for host, m := range r.Mirrors {
 		for _, e := range m.Endpoints {

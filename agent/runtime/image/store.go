@@ -81,12 +81,16 @@ type Store struct {
 	busy     map[string]int // layers of images that are being added
 
 	downloads, unpacks chan struct{}
+	decoders           sync.Pool // of zstd; collected when nobody unpacks
 }
 
 // Open opens the store and throws away work that a crash left half done.
 func Open(cfg Config) (*Store, error) {
 	if !filepath.IsAbs(cfg.Dir) {
 		return nil, fmt.Errorf("image store directory %q is not an absolute path", cfg.Dir)
+	}
+	if regs, err := loadRegistries(cfg.Registries); err == nil { // each pull says what is wrong with it
+		cfg.Limits = cfg.Limits.or(regs.Limits)
 	}
 	cfg.Limits = cfg.Limits.withDefaults()
 	if cfg.Downloads <= 0 {
