@@ -299,6 +299,9 @@ func (s *starter) config(ctx context.Context, img *runtimeapi.Image, handler str
 	if err != nil {
 		return nil, fail(err)
 	}
+	if err := m.resolveReadOnly(ctx, handler, s.spec, mounts); err != nil {
+		return nil, fail(err)
+	}
 	more, err := s.imageVolumes(ctx, handler, secrets)
 	if err != nil {
 		return nil, err

@@ -38,16 +38,12 @@ func (m *Manager) userNamespace(ctx context.Context, pod *corev1.Pod) (*runtimea
 	if err != nil {
 		return nil, err
 	}
-	status, err := m.cri.Status(ctx, &runtimeapi.StatusRequest{})
+	able, err := m.features(ctx, handler)
 	if err != nil {
 		return nil, fmt.Errorf("can't set `spec.hostUsers: false`: %w", err)
 	}
-	able := false
-	for _, h := range status.GetRuntimeHandlers() {
-		able = able || h.GetName() == handler && h.GetFeatures().GetUserNamespaces()
-	}
 	switch {
-	case m.users != nil && able:
+	case m.users != nil && able.GetUserNamespaces():
 		return m.users.Namespace(pod.UID)
 	case handler != "":
 		return nil, fmt.Errorf("can't set `spec.hostUsers: false`, RuntimeClass handler %q does not support user namespaces", handler)

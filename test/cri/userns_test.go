@@ -119,7 +119,9 @@ func TestUserNamespaceProcesses(t *testing.T) {
 				if out, errOut, code := c.exec("id", "-u"); code != 0 || out != "1000\n" {
 					t.Errorf("exec after a restart of the runtime: %q, %q, %d", out, errOut, code)
 				}
-				again := func(s *api.LinuxContainerSecurityContext) { s.NamespaceOptions = p.config.Linux.SecurityContext.NamespaceOptions }
+				again := func(s *api.LinuxContainerSecurityContext) {
+					s.NamespaceOptions = p.config.Linux.SecurityContext.NamespaceOptions
+				}
 				if out := p.output("stat -c %u /bin/busybox; cat /proc/self/uid_map | tr -s ' '", with(again)); out != "0\n 0 327680 65536\n" {
 					t.Errorf("a container made after a restart of the runtime: %q", out)
 				}

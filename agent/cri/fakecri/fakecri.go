@@ -44,6 +44,8 @@ type Runtime struct {
 	OnSandbox func(*runtimeapi.PodSandboxConfig) error
 	// SilentEvents leaves the statuses out of events, as a runtime is allowed to.
 	SilentEvents bool
+	// Features are those of the default handler.
+	Features *runtimeapi.RuntimeHandlerFeatures
 
 	mu         sync.Mutex
 	next       int
