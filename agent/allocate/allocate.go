@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/mote-edge/mote/agent/cgroup"
 	"github.com/mote-edge/mote/agent/cpu"
 	"github.com/mote-edge/mote/agent/device"
 	"github.com/mote-edge/mote/agent/memory"
@@ -204,6 +205,19 @@ func (a *Allocator) Limits(pod *corev1.Pod, c *corev1.Container, r *runtimeapi.L
 	if nodes := a.cfg.Memory.Nodes(pod.UID, c.Name); nodes != 0 {
 		r.CpusetMems = nodes.String()
 	}
+}
+
+// MayResize implements podworker.Resources: what was given out for good isn't given anew while the pod runs.
+func (a *Allocator) MayResize(pod *corev1.Pod) string {
+	switch {
+	case cgroup.QOSClass(pod) != corev1.PodQOSGuaranteed:
+		return ""
+	case a.cfg.CPU.Static():
+		return fmt.Sprintf("Resize is infeasible for Guaranteed Pods alongside CPU Manager policy %q", cpu.PolicyStatic)
+	case a.cfg.Memory.Static():
+		return fmt.Sprintf("Resize is infeasible for Guaranteed Pods alongside Memory Manager policy %q", memory.PolicyStatic)
+	}
+	return ""
 }
 
 // Health implements podworker.Resources.

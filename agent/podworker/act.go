@@ -193,6 +193,7 @@ func (w *worker) release(pod *corev1.Pod) {
 			return
 		}
 		w.prepared, w.held = false, false
+		go w.m.retryResizes() // what it had may be what others wait for
 	})
 }
 

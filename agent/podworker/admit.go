@@ -42,7 +42,7 @@ func (w *worker) snapshot() (*corev1.Pod, *corev1.PodStatus) {
 	if w.verdict != nil {
 		return nil, nil
 	}
-	return w.pod, w.last
+	return w.counted(), w.last
 }
 
 func reject(reason, format string, args ...any) *Verdict {

@@ -121,6 +121,7 @@ type Manager struct {
 	probes   *probe.Set
 	// resources may be nil.
 	resources Resources
+	resizeMu  sync.Mutex // one decision about a resize at a time
 	repins
 
 	dnsMu   sync.Mutex

@@ -13,8 +13,12 @@ import (
 	"github.com/mote-edge/mote/agent/criconfig"
 )
 
-// resizeRetry is how often a resize that doesn't fit now is tried again.
-const resizeRetry = 10 * time.Second
+const (
+	// resizeRetry is when a resize that failed is tried again.
+	resizeRetry = 10 * time.Second
+	// deferredRetry is when one that doesn't fit is looked at again though no pod has left room for it.
+	deferredRetry = 3 * time.Minute
+)
 
 // resizePlan is what a change of the containers' resources asks for.
 type resizePlan struct {
@@ -76,8 +80,14 @@ func (w *worker) resizeIfAsked(p cri.Pod, now time.Time) {
 	if now.Before(w.resizeAt) {
 		return
 	}
+	if w.deferred() && w.deferredOf == w.pod.Generation { // all that wait are asked in turn, the most important first
+		if w.resizeCondition.Reason == corev1.PodReasonDeferred {
+			w.resizeAt = now.Add(deferredRetry)
+			go w.m.retryResizes()
+		}
+		return
+	}
 	w.resizing = true
-	w.resizeCondition = &corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue}
 	ids := map[string]string{}
 	for _, name := range plan.Update {
 		ids[name] = w.containers[name].id
@@ -108,17 +118,20 @@ func (w *worker) deferred() bool {
 func (w *worker) resize(pod *corev1.Pod, plan resizePlan, ids map[string]string) {
 	ctx, cancel := context.WithTimeout(w.m.ctx, callTimeout)
 	defer cancel()
-	pending := w.m.refuseResize(pod)
+	pending := w.m.grantResize(w, pod)
 	done := map[string]bool{}
 	var err error
 	if pending == nil {
+		err = w.shrinks(ctx, pod, ids)
+	}
+	if pending == nil && err == nil {
 		// A cgroup may not get more than its parent has: the pod grows before its containers and shrinks after them. The
 		// first of the two fails when it shrinks, which the second one mends.
 		_, _ = w.m.cgroups.Ensure(pod)
 		for name, id := range ids {
 			spec := findContainer(pod, name)
 			_, uerr := w.m.cri.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{
-				ContainerId: id, Linux: w.m.cfg.Tuning.Apply(criconfig.Resources(pod, spec, w.m.cfg.MemoryBytes, w.m.cfg.CgroupV2), pod, spec),
+				ContainerId: id, Linux: w.m.limits(pod, spec, w.m.cfg.Tuning.Apply(criconfig.Resources(pod, spec, w.m.cfg.MemoryBytes, w.m.cfg.CgroupV2), pod, spec)),
 			})
 			if uerr != nil {
 				err = fmt.Errorf("container %s: %s", name, cri.Message(uerr))
@@ -145,7 +158,7 @@ func (w *worker) endResize(pod *corev1.Pod, plan resizePlan, ids map[string]stri
 		if w.resizeCondition == nil || w.resizeCondition.Reason != pending.Reason {
 			w.m.event(pod, "", corev1.EventTypeWarning, "Resize"+pending.Reason, pending.Message)
 		}
-		w.resizeCondition, w.resizeAt = pending, w.m.now().Add(resizeRetry)
+		w.resizeCondition, w.resizeAt, w.deferredOf = pending, w.m.now().Add(deferredRetry), pod.Generation
 	case err != nil:
 		w.resizeCondition = &corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, Reason: corev1.PodReasonError, Message: err.Error()}
 		w.resizeAt = w.m.now().Add(resizeRetry)
@@ -159,6 +172,7 @@ func (w *worker) endResize(pod *corev1.Pod, plan resizePlan, ids map[string]stri
 		if plan.Pod {
 			w.given = pod.Spec.Resources
 		}
+		go w.m.retryResizes() // it may have left room for others
 	}
 }
 
@@ -172,6 +186,11 @@ func (m *Manager) refuseResize(pod *corev1.Pod) *corev1.PodCondition {
 		}
 	}
 	m.mu.Unlock()
+	if m.resources != nil {
+		if why := m.resources.MayResize(pod); why != "" {
+			return &corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: corev1.PodReasonInfeasible, Message: why}
+		}
+	}
 	reason := corev1.PodReasonInfeasible
 	v := admitResources(pod, nil, m.node.Allocatable())
 	if v == nil {

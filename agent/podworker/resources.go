@@ -25,6 +25,8 @@ type Resources interface {
 	Container(ctx context.Context, pod *corev1.Pod, c *corev1.Container, cfg *runtimeapi.ContainerConfig) error
 	// Limits adds the container's CPUs and memory nodes to what it is limited to.
 	Limits(pod *corev1.Pod, c *corev1.Container, r *runtimeapi.LinuxContainerResources)
+	// MayResize says why the pod can't be resized; "" if nothing of it is in the way.
+	MayResize(pod *corev1.Pod) string
 	// Health is the health of the container's devices.
 	Health(pod *corev1.Pod, container string) []corev1.ResourceStatus
 	// Release gives everything back; not found is success.
