@@ -4,14 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"encoding/json"
 	"io"
 	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -190,19 +188,34 @@ func FuzzDecompress(f *testing.F) {
 	})
 }
 
-// FuzzArchive imports damaged archives into a real store: nothing half done may stay.
+// FuzzArchive imports damaged archives into a real store: nothing half done may stay. Either the archive itself is
+// fuzzed, or what docker's format has in it; DIFF stands for the layer's digest.
 func FuzzArchive(f *testing.F) {
-	layer := tarOf("0 f - body\n")
-	f.Add(ociArchive(f, "r.io/a:1", nil, layer))
-	f.Add([]byte("hello"))
-	config, err := json.Marshal(ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, RootFS: ocispec.RootFS{DiffIDs: []digest.Digest{digest.FromBytes(layer)}}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(tarOf("0 manifest.json - " + `[{"Config":"c.json","RepoTags":["a:1"],"Layers":[]}]` + "\n0 c.json - " + string(config) + "\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
+	const manifest, config = `[{"Config":"c.json","RepoTags":["a:1"],"Layers":["l.tar"]}]`, `{"os":"linux","rootfs":{"diff_ids":["DIFF"]},"config":{"User":"1:1"}}`
+	f.Add([]byte{}, manifest, config, "0 f - body\n5 d - -\n0 d/.wh.x - -\n")
+	f.Add([]byte{}, `[{"Config":"manifest.json","RepoTags":null,"Layers":["l.tar","l.tar"]},{"Config":"../c.json"}]`, config, "2 l /etc -\n")
+	f.Add(ociArchive(f, "r.io/a:1", nil, tarOf("0 f - body\n")), "", "", "")
+	f.Add([]byte("hello"), "", "", "")
+	f.Fuzz(func(t *testing.T, data []byte, manifest, config, layer string) {
 		if os.Getuid() != 0 {
 			t.Skip("needs root")
+		}
+		if len(data) == 0 {
+			l := tarOf(layer)
+			var buf bytes.Buffer
+			w := tar.NewWriter(&buf)
+			for name, text := range map[string]string{"manifest.json": manifest, "c.json": strings.ReplaceAll(config, "DIFF", digest.FromBytes(l).String()), "l.tar": string(l)} {
+				if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Size: int64(len(text))}); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.WriteString(w, text); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			data = buf.Bytes()
 		}
 		s := &Store{
 			cfg: Config{Dir: t.TempDir(), Limits: fuzzLimits, BootID: "b"}, log: slog.New(slog.DiscardHandler), images: map[string]*Image{}, busy: map[string]int{},
@@ -223,6 +236,9 @@ func FuzzArchive(f *testing.F) {
 		for _, img := range s.List() {
 			if err := s.complete(&img); err != nil {
 				t.Error(err)
+			}
+			if n := len(img.DiffIDs); n > fuzzLimits.Layers {
+				t.Errorf("%d layers", n)
 			}
 		}
 	})
