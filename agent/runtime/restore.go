@@ -123,7 +123,8 @@ func loadContainer(raw []byte) (*container, error) {
 
 // restoreSandbox checks a sandbox against the kernel.
 func (s *Service) restoreSandbox(ctx context.Context, sb *sandbox) {
-	rebooted := sb.rec.BootID != s.bootID
+	// A wiped run directory is like a reboot to a sandbox: the namespaces that were pinned there are gone.
+	rebooted := sb.rec.BootID != s.bootID || sb.rec.NetPath != "" && !pinned(sb.rec.NetPath)
 	if sb.rec.Creating {
 		// RunPodSandbox never returned: nobody knows this sandbox.
 		sb.op.Lock()
@@ -163,6 +164,12 @@ func (s *Service) restoreSandbox(ctx context.Context, sb *sandbox) {
 	if err := s.watchPodInit(sb, sb.rec.InitPid); err != nil {
 		s.log.Warn("watch a pod's init", "sandbox", sb.rec.ID, "err", err)
 	}
+}
+
+// pinned tells whether a namespace is mounted at a path.
+func pinned(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
 }
 
 func (s *Service) restoreContainer(c *container) {
