@@ -190,6 +190,9 @@ func (n *node) close() {
 	defer cancel()
 	if n.hold == nil {
 		_ = os.RemoveAll(n.dir)
+		for _, dir := range cgroupDirs() {
+			removeTree(dir)
+		}
 		return
 	}
 	list, err := n.rt.ListPodSandbox(ctx, &api.ListPodSandboxRequest{})

@@ -30,7 +30,7 @@ func FuzzBuild(f *testing.F) {
 		NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, TargetId: "x"}, SelinuxOptions: &cri.SELinuxOption{Level: "s0"},
 		RunAsUser: &cri.Int64Value{Value: 5}, RunAsGroup: &cri.Int64Value{Value: 6}, SupplementalGroups: []int64{7}, ReadonlyRootfs: true, NoNewPrivs: true,
 		MaskedPaths: []string{"/proc/kcore"}, ReadonlyPaths: []string{"/proc/sys"}, Seccomp: &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: "/p"},
-		Apparmor: &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, SeccompProfilePath: "localhost/x", ApparmorProfile: "runtime/default",
+		Apparmor: &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, SeccompProfilePath: "localhost/x", ApparmorProfile: "runtime/default", //nolint:staticcheck // older kubelets set them
 	}
 	full := &cri.ContainerConfig{
 		Metadata: &cri.ContainerMetadata{Name: "c"}, Image: &cri.ImageSpec{Image: "i"}, Command: []string{"sh"}, Args: []string{"-c"}, WorkingDir: "/w", Tty: true,
