@@ -16,6 +16,7 @@ import (
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -60,6 +61,10 @@ func Register(s *runtime.Scheme) error {
 	on(s, &admissionregistrationv1.ValidatingAdmissionPolicyBinding{}, ValidatingAdmissionPolicyBinding)
 	on(s, &admissionregistrationv1.MutatingAdmissionPolicy{}, MutatingAdmissionPolicy)
 	on(s, &admissionregistrationv1.MutatingAdmissionPolicyBinding{}, MutatingAdmissionPolicyBinding)
+	on(s, &resourcev1.ResourceClaim{}, ResourceClaim)
+	on(s, &resourcev1.ResourceClaimTemplate{}, ResourceClaimTemplate)
+	on(s, &resourcev1.ResourceSlice{}, ResourceSlice)
+	on(s, &resourcev1.DeviceTaintRule{}, DeviceTaintRule)
 	on(s, &flowcontrolv1.FlowSchema{}, FlowSchema)
 	on(s, &flowcontrolv1.PriorityLevelConfiguration{}, PriorityLevelConfiguration)
 	return nil

@@ -1,6 +1,6 @@
 // Package dynamicresource holds the resources of resource.k8s.io/v1 (dynamic
-// resource allocation). They are stored and served; no part of Mote allocates
-// devices by them yet.
+// resource allocation). The scheduler allocates devices to claims, controllers make
+// claims from templates and give them back.
 //
 // Reads: the objects it serves.
 // Writes: the objects it serves.
