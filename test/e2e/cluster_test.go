@@ -20,7 +20,7 @@ spec:
   - {name: c, image: "mote.local/peer:1", args: [serve, from %[1]s], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}}
 ---`, node)
 	}
-	apply(t, server("n0")+server("n1")+`
+	apply(t, server("n0")+server("n1")+server("n2")+`
 apiVersion: v1
 kind: Service
 metadata: {name: web}
@@ -29,24 +29,35 @@ spec:
   selector: {app: web-n1}
   ports: [{port: 80, targetPort: 8080, nodePort: 31080}]
 `)
-	kubectl(t, "wait", "--for=condition=Ready", "pod/web-n0", "pod/web-n1", "--timeout=30s")
+	kubectl(t, "wait", "--for=condition=Ready", "pod/web-n0", "pod/web-n1", "pod/web-n2", "--timeout=30s")
 	ip := kubectl(t, "get", "pod", "web-n1", "-o", "jsonpath={.status.podIP}")
 	for _, url := range []string{"http://" + ip + ":8080/", "http://web.default.svc.cluster.local/", "http://web/"} {
-		until(t, url+" answers a pod on the other node", 10*time.Second, func() bool {
-			out, err := try("exec", "web-n0", "--", "/peer", "get", url)
-			return err == nil && strings.Contains(out, "from n1")
-		})
+		for _, from := range []string{"web-n0", "web-n1", "web-n2"} { // web-n1 meets itself: the hairpin
+			until(t, url+" answers "+from, 10*time.Second, func() bool {
+				out, err := try("exec", from, "--", "/peer", "get", url)
+				return err == nil && strings.Contains(out, "from n1")
+			})
+		}
 	}
-	// From outside of the cluster, through a node that doesn't run the pod.
-	node := cluster.Nodes[0].IP
-	until(t, "the node port answers", 10*time.Second, func() bool {
-		out, err := outside("curl", "-s", "-m", "2", "http://"+node+":31080/")
-		return err == nil && strings.Contains(out, "from n1")
-	})
+	service := kubectl(t, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
+	for _, node := range cluster.Nodes {
+		for from, url := range map[string]string{
+			"the node itself": "http://" + service + "/", "the node, to the pod": "http://" + ip + ":8080/", "outside": "http://" + node.IP + ":31080/",
+		} {
+			until(t, url+" answers "+from+" of "+node.Name, 10*time.Second, func() bool {
+				in := node.Name
+				if from == "outside" {
+					in = "sw"
+				}
+				out, err := within(in, "curl", "-s", "-m", "2", url)
+				return err == nil && strings.Contains(out, "from n1")
+			})
+		}
+	}
 }
 
 func TestLogsExecAndCopyOnEachNode(t *testing.T) {
-	for _, node := range []string{"n0", "n1"} {
+	for _, node := range []string{"n0", "n1", "n2"} {
 		name := "tools-" + node
 		apply(t, busybox(name, node, "echo first; echo second >&2; sleep 1000"))
 		kubectl(t, "wait", "--for=condition=Ready", "pod/"+name, "--timeout=30s")

@@ -11,10 +11,11 @@ import (
 	"time"
 )
 
-func outside(name string, args ...string) (string, error) {
+// within runs a program in a node's network namespace, or in the switch's, "sw".
+func within(part, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + cluster.Switch(), name}, args...)...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + strings.TrimSuffix(cluster.Switch(), "sw") + part, name}, args...)...).CombinedOutput()
 	return string(out), err
 }
 

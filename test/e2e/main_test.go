@@ -1,4 +1,4 @@
-// Package e2e drives a lab of two nodes with stock kubectl, as a user would: what the README promises is shown here.
+// Package e2e drives a lab of a server and two workers that joined by token with stock kubectl, as a user would: what the README promises is shown here.
 //
 // Reads:  bin/ (from `make build`).
 // Writes: a lab, in a temporary directory.
@@ -38,7 +38,11 @@ func runTests(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
-	bin, err := filepath.Abs("../../bin")
+	bin := os.Getenv("BIN")
+	if bin == "" {
+		bin = "../../bin"
+	}
+	bin, err = filepath.Abs(bin)
 	if err != nil {
 		return 1, err
 	}
@@ -51,7 +55,7 @@ func runTests(m *testing.M) (code int, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	cfg := lab.Config{Name: fmt.Sprintf("me%d", os.Getpid()%10000), Dir: dir, Bin: bin, Workers: 1, Images: images}
+	cfg := lab.Config{Name: fmt.Sprintf("me%d", os.Getpid()%10000), Dir: dir, Bin: bin, Workers: 2, Images: images}
 	if cluster, err = lab.Up(ctx, cfg); err != nil {
 		return 1, err
 	}

@@ -24,13 +24,13 @@ spec:
   nodeName: %s
   terminationGracePeriodSeconds: 1
   initContainers:
-  - {name: side, image: "mote.local/busybox:1", args: [sleep, "3600"], restartPolicy: Always, startupProbe: {exec: {command: ["true"]}, periodSeconds: 1}}
+  - {name: side, image: "mote.local/busybox:1", args: [sleep, "3600"], restartPolicy: Always, startupProbe: {exec: {command: [/busybox, "true"]}, periodSeconds: 1}}
   containers:
   - name: probed
     image: mote.local/busybox:1
     args: [sleep, "3600"]
-    readinessProbe: {exec: {command: ["true"]}, periodSeconds: 5}
-    livenessProbe: {exec: {command: ["true"]}, periodSeconds: 5}
+    readinessProbe: {exec: {command: [/busybox, "true"]}, periodSeconds: 5}
+    livenessProbe: {exec: {command: [/busybox, "true"]}, periodSeconds: 5}
   - {name: plain, image: "mote.local/busybox:1", args: [sleep, "3600"]}
 `, n.Name))
 	kubectl(t, "wait", "--for=condition=Ready", "pod/calm", "--timeout=30s")
@@ -62,7 +62,7 @@ spec:
 			t.Fatal(err)
 		}
 		until(t, "the new agent serves the pod", 30*time.Second, func() bool {
-			_, err := try("exec", "calm", "-c", "plain", "--", "true")
+			_, err := try("exec", "calm", "-c", "plain", "--", "/busybox", "true")
 			return err == nil
 		})
 	}
@@ -99,7 +99,7 @@ spec:
     args: [sh, -c, "trap 'sleep 5; exit 3' TERM; while true; do sleep 0.1; done"]
     securityContext: {runAsUser: 0}
     volumeMounts: [{name: out, mountPath: /out}]
-    lifecycle: {preStop: {exec: {command: [sh, -c, "echo ran >> /out/log"]}}}
+    lifecycle: {preStop: {exec: {command: [/busybox, sh, -c, "echo ran >> /out/log"]}}}
 `, n.Name, out))
 	free := func() {
 		_, _ = try("patch", "pod", "ending", "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
@@ -181,6 +181,11 @@ spec:
 			}
 		}
 	}()
+	t.Cleanup(func() {
+		if log, err := os.ReadFile(n.Log()); t.Failed() && err == nil {
+			t.Logf("the end of the node's log:\n%s", log[max(0, len(log)-3000):])
+		}
+	})
 	if err := n.PowerOff(t.Context()); err != nil {
 		t.Fatal(err)
 	}

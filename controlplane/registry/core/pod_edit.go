@@ -54,6 +54,7 @@ func resize(store *genericregistry.Store) rest.Storage {
 			fieldpath.MakePrefixMatcherOrDie("spec", "containers", any, "resizePolicy"),
 			fieldpath.MakePrefixMatcherOrDie("spec", "initContainers", any, "resources"),
 			fieldpath.MakePrefixMatcherOrDie("spec", "initContainers", any, "resizePolicy"),
+			fieldpath.MakePrefixMatcherOrDie("spec", "resources"),
 		),
 	}
 }
@@ -66,9 +67,10 @@ func prepareResize(_ context.Context, p, old *corev1.Pod) {
 	if !ok || !ok2 {
 		return
 	}
+	whole := p.Spec.Resources
 	p.Spec, p.Status = old.Spec, old.Status
 	metav1.ResetObjectMetaForStatus(p, old)
-	p.Spec.Containers, p.Spec.InitContainers = containers, inits
+	p.Spec.Containers, p.Spec.InitContainers, p.Spec.Resources = containers, inits, whole
 }
 
 func resized(now, old []corev1.Container) ([]corev1.Container, bool) {
@@ -112,6 +114,33 @@ func validateEphemeralContainers(p, old *corev1.Pod) field.ErrorList {
 	return errs
 }
 
+// resizable tells what of a change of resources a running pod can't have.
+func resizable(now, was corev1.ResourceRequirements, p *field.Path) (errs field.ErrorList) {
+	for _, side := range []struct {
+		name     string
+		now, was corev1.ResourceList
+	}{{"requests", now.Requests, was.Requests}, {"limits", now.Limits, was.Limits}} {
+		for name, q := range side.was {
+			n, ok := side.now[name]
+			if name != corev1.ResourceCPU && name != corev1.ResourceMemory {
+				if !ok || n.Cmp(q) != 0 {
+					errs = append(errs, field.Forbidden(p.Child(side.name).Key(string(name)), "only cpu and memory resources are mutable"))
+				}
+				continue
+			}
+			if !ok {
+				errs = append(errs, field.Forbidden(p.Child(side.name), "resource "+side.name+" cannot be removed"))
+			}
+		}
+		for name := range side.now {
+			if _, had := side.was[name]; !had && name != corev1.ResourceCPU && name != corev1.ResourceMemory {
+				errs = append(errs, field.Forbidden(p.Child(side.name).Key(string(name)), "only cpu and memory resources are mutable"))
+			}
+		}
+	}
+	return errs
+}
+
 // validateResize refuses what a running pod can't have changed.
 func validateResize(p, old *corev1.Pod) field.ErrorList {
 	errs := podRules(p)
@@ -120,35 +149,23 @@ func validateResize(p, old *corev1.Pod) field.ErrorList {
 		return append(errs, field.Forbidden(spec.Child("containers"), "containers may not be added or removed during resize"))
 	}
 	check := func(now, was []corev1.Container, path *field.Path) {
+		renamed := false
 		for i := range was {
-			r := path.Index(i).Child("resources")
 			if now[i].Name != was[i].Name {
-				errs = append(errs, field.Forbidden(path, "containers may not be renamed or reordered on resize"))
-				return
-			}
-			for _, side := range []struct {
-				name     string
-				now, was corev1.ResourceList
-			}{{"requests", now[i].Resources.Requests, was[i].Resources.Requests}, {"limits", now[i].Resources.Limits, was[i].Resources.Limits}} {
-				for name, q := range side.was {
-					n, ok := side.now[name]
-					if name != corev1.ResourceCPU && name != corev1.ResourceMemory {
-						if !ok || n.Cmp(q) != 0 {
-							errs = append(errs, field.Forbidden(r.Child(side.name).Key(string(name)), "only cpu and memory resources are mutable"))
-						}
-						continue
-					}
-					if !ok {
-						errs = append(errs, field.Forbidden(r.Child(side.name), "resource "+side.name+" cannot be removed"))
-					}
-				}
-				for name := range side.now {
-					if _, had := side.was[name]; !had && name != corev1.ResourceCPU && name != corev1.ResourceMemory {
-						errs = append(errs, field.Forbidden(r.Child(side.name).Key(string(name)), "only cpu and memory resources are mutable"))
-					}
-				}
+				errs, renamed = append(errs, field.Forbidden(path.Index(i).Child("name"), "containers may not be renamed or reordered on resize")), true
 			}
 		}
+		for i := range was {
+			if !renamed {
+				errs = append(errs, resizable(now[i].Resources, was[i].Resources, path.Index(i).Child("resources"))...)
+			}
+		}
+	}
+	switch whole := old.Spec.Resources; {
+	case whole != nil && p.Spec.Resources == nil:
+		errs = append(errs, field.Forbidden(spec.Child("resources"), "pod-level resources cannot be removed"))
+	case whole != nil:
+		errs = append(errs, resizable(*p.Spec.Resources, *whole, spec.Child("resources"))...)
 	}
 	check(p.Spec.Containers, old.Spec.Containers, spec.Child("containers"))
 	check(p.Spec.InitContainers, old.Spec.InitContainers, spec.Child("initContainers"))
