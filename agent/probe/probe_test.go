@@ -13,10 +13,12 @@ import (
 
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/mote-edge/mote/agent/action"
+	"github.com/mote-edge/mote/agent/meter"
 )
 
 func TestTally(t *testing.T) {
@@ -75,7 +77,7 @@ func TestStartupHoldsTheOthers(t *testing.T) {
 	s := New(t.Context(), &action.Runner{Exec: e}, func(r Result) { results <- r })
 	c := &corev1.Container{Name: "c", StartupProbe: execProbe(), LivenessProbe: execProbe(), ReadinessProbe: execProbe()}
 	c.StartupProbe.FailureThreshold = 3
-	s.Add(Target{ContainerID: "id", Container: c, StartedAt: time.Now()})
+	s.Add(Target{UID: "u", ContainerID: "id", Container: c, Pod: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"}}, StartedAt: time.Now()})
 	if r := next(t, results); r.Kind != Startup || r.Verdict != Unknown || !r.Failed || r.Message != "sick" {
 		t.Errorf("first result %+v", r)
 	}
@@ -92,6 +94,13 @@ func TestStartupHoldsTheOthers(t *testing.T) {
 	}
 	if !kinds[Startup] || !kinds[Liveness] || !kinds[Readiness] || time.Since(began) > 900*time.Millisecond {
 		t.Errorf("%v after %v: want all at once", kinds, time.Since(began))
+	}
+	text := &meter.Text{}
+	s.Write(text)
+	for _, want := range []string{`prober_probe_total{container="c",namespace="ns",pod="p",probe_type="Startup",pod_uid="u",result="failed"} 1`, `probe_type="Readiness",pod_uid="u",result="successful"} 1`, `prober_probe_duration_seconds_count{container="c",namespace="ns",pod="p",probe_type="Startup"} 2`} {
+		if !strings.Contains(string(text.Bytes()), want+"\n") {
+			t.Errorf("no %q in\n%s", want, text.Bytes())
+		}
 	}
 	s.Remove("id")
 	e.sick.Store(true)
