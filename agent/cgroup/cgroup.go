@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,10 +39,19 @@ type Config struct {
 type Tree struct {
 	cfg   Config
 	hier  hierarchies
-	mu    sync.Mutex // serialises creation and removal: both touch the shared parents
+	// mu guards what follows, and the tiers' own files. Pods' cgroups are made and removed without it: the removal of one
+	// that doesn't want to die must not keep others from starting.
+	mu    sync.Mutex
 	tiers bool
+	made  map[types.UID]made // what was made last, so that it isn't made twice in a pod's start
 	// burstable remembers the CPU requests of the burstable pods, in thousandths: their sum weighs the tier.
 	burstable map[types.UID]int64
+}
+
+// made is a pod's cgroup as it was left.
+type made struct {
+	path   string
+	limits Limits
 }
 
 // New finds the cgroup file systems. It changes nothing.
@@ -60,7 +70,7 @@ func New(cfg Config) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tree{cfg: cfg, hier: h, burstable: map[types.UID]int64{}}, nil
+	return &Tree{cfg: cfg, hier: h, burstable: map[types.UID]int64{}, made: map[types.UID]made{}}, nil
 }
 
 // V2 tells whether the node runs pure cgroup v2.
@@ -112,12 +122,18 @@ func (t *Tree) ensureTiers() error {
 // Ensure creates a pod's cgroup, or brings an existing one's limits up to date, and returns its path for CRI's
 // cgroup_parent. Idempotent.
 func (t *Tree) Ensure(pod *corev1.Pod) (string, error) {
+	p, limits := t.PodPath(pod), PodLimits(pod, t.cfg)
+	t.mu.Lock()
+	was := t.made[pod.UID]
+	t.mu.Unlock()
+	if was.path != p || !reflect.DeepEqual(was.limits, limits) || !t.hier.exists(p) {
+		if err := t.ensure(p, limits); err != nil {
+			return "", fmt.Errorf("cgroup of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	p := t.PodPath(pod)
-	if err := t.ensure(p, PodLimits(pod, t.cfg)); err != nil {
-		return "", fmt.Errorf("cgroup of pod %s/%s: %w", pod.Namespace, pod.Name, err)
-	}
+	t.made[pod.UID] = made{p, limits}
 	if QOSClass(pod) == corev1.PodQOSBurstable {
 		if milli := cpuRequest(pod); t.burstable[pod.UID] != milli {
 			t.burstable[pod.UID] = milli
@@ -129,7 +145,7 @@ func (t *Tree) Ensure(pod *corev1.Pod) (string, error) {
 
 func (t *Tree) ensure(p string, l Limits) error {
 	for try := range 2 {
-		err := t.ensureTiers()
+		err := t.EnsureTiers()
 		if err == nil {
 			err = t.hier.create(p)
 		}
@@ -139,7 +155,9 @@ func (t *Tree) ensure(p string, l Limits) error {
 		if err == nil || try == 1 || !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
+		t.mu.Lock()
 		t.tiers = false // somebody removed the tiers: make them again
+		t.mu.Unlock()
 	}
 	return nil
 }
@@ -180,8 +198,6 @@ func (t *Tree) Pods() ([]types.UID, error) {
 // Remove kills what is left in a pod's cgroup and removes it from every hierarchy, whichever tier it is in.
 // Removing a cgroup that isn't there is success.
 func (t *Tree) Remove(uid types.UID) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	var errs []error
 	for _, qos := range []corev1.PodQOSClass{corev1.PodQOSGuaranteed, corev1.PodQOSBurstable, corev1.PodQOSBestEffort} {
 		errs = append(errs, t.hier.remove(path.Join(t.tierPath(qos), "pod"+string(uid))))
@@ -189,6 +205,9 @@ func (t *Tree) Remove(uid types.UID) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove cgroup of pod %s: %w", uid, err)
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.made, uid)
 	if _, ok := t.burstable[uid]; ok {
 		delete(t.burstable, uid)
 		if err := t.shareTier(); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -119,6 +119,24 @@ func (h hierarchies) create(cg string) error {
 }
 
 // createCpuset makes each level and copies its parent's CPUs and memory nodes: a v1 cpuset without them takes no task.
+// exists tells whether a cgroup is there, by one hierarchy: they are made and removed together.
+func (h hierarchies) exists(cg string) bool {
+	mounts := h.all()
+	if !h.v2 {
+		mounts = nil
+		for _, controller := range tierControllers {
+			if m := h.v1[controller]; m != "" {
+				mounts = append(mounts, m)
+			}
+		}
+	}
+	if len(mounts) == 0 {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(mounts[0], cg))
+	return err == nil
+}
+
 func createCpuset(mount, cg string) error {
 	dir := mount
 	for _, part := range strings.Split(strings.Trim(cg, "/"), "/") {
