@@ -132,12 +132,16 @@ func churn(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	config := podConfig(t, onPodNetwork)
+	c := containerConfig("sh", "-c", "echo up; sleep 1000")
+	if rand.Intn(2) == 0 {
+		ownUsers(config)
+		c.Linux.SecurityContext.NamespaceOptions = config.Linux.SecurityContext.NamespaceOptions
+	}
 	sb, err := shared.rt.RunPodSandbox(ctx, &api.RunPodSandboxRequest{Config: config})
 	if err != nil {
 		time.Sleep(20 * time.Millisecond) // the runtime is away
 		return
 	}
-	c := containerConfig("sh", "-c", "echo up; sleep 1000")
 	created, err := shared.rt.CreateContainer(ctx, &api.CreateContainerRequest{PodSandboxId: sb.PodSandboxId, Config: c, SandboxConfig: config})
 	if err == nil {
 		_, err = shared.rt.StartContainer(ctx, &api.StartContainerRequest{ContainerId: created.ContainerId})

@@ -93,7 +93,7 @@ func (s *Store) overlayMapped(lower []string, opts map[string]string, target str
 	return mountOverlay(seen, opts, target, flags)
 }
 
-// bindMapped mounts source at target as the user namespace's own.
+// bindMapped mounts source, read-only, at target as the user namespace's own.
 func bindMapped(source, target, namespace string) error {
 	users, err := os.Open(namespace)
 	if err != nil {
@@ -105,7 +105,7 @@ func bindMapped(source, target, namespace string) error {
 		return fmt.Errorf("clone the mount of %s: %w", source, err)
 	}
 	defer unix.Close(mount)
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Propagation: unix.MS_PRIVATE, Userns_fd: uint64(users.Fd())}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP | unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE, Userns_fd: uint64(users.Fd())}
 	if err := unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		return fmt.Errorf("id-map the mount of %s (kernel and filesystem must be able to): %w", source, err)
 	}
