@@ -88,6 +88,8 @@ func (w *worker) resizeIfAsked(p cri.Pod, now time.Time) {
 		return
 	}
 	w.resizing = true
+	// Whoever sees this generation observed must not take it for done.
+	w.resizeCondition = &corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue}
 	ids := map[string]string{}
 	for _, name := range plan.Update {
 		ids[name] = w.containers[name].id
