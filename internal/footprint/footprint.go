@@ -12,9 +12,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -69,20 +72,78 @@ func readOnly(maps io.Reader, file string) ([]area, error) {
 	return areas, lines.Err()
 }
 
-// Run trims after the program has settled, and then rarely: each time it throws out what a burst of work has mapped.
+const (
+	// burst is how many bytes a program allocates before it is worth a trim: what touched that much heap has touched as
+	// much of the program's file again.
+	burst = 24 << 20
+	// calm is how long it must then have allocated less than that.
+	calm = 10 * time.Second
+)
+
+// Run trims after the program has settled, and again each time it comes to rest after a burst of work. It waits for
+// garbage collections and looks at the clock after a burst alone: an idle program isn't woken.
 func Run(ctx context.Context, after ...time.Duration) {
-	for i := 0; ; i++ {
-		wait := time.Hour
-		if i < len(after) {
-			wait = after[i]
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
+	collected := make(chan struct{}, 1)
+	var ended atomic.Bool
+	defer ended.Store(true)
+	onCollection(&ended, collected)
+	for _, wait := range after {
+		if !sleep(ctx, wait) {
 			return
-		case <-t.C:
 		}
 		_ = Trim() // a saving that failed is no failure of the program
 	}
+	for trimmed := allocated(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-collected:
+		}
+		for now := allocated(); now-trimmed >= burst; {
+			if !sleep(ctx, calm) {
+				return
+			}
+			before := now
+			if now = allocated(); now-before >= burst {
+				continue
+			}
+			_ = Trim()
+			trimmed = allocated()
+			break
+		}
+	}
+}
+
+// sleep reports false if the context ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// allocated is how many bytes of heap the program has asked for in its life.
+func allocated() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
+
+// onCollection tells of each garbage collection, until ended: an object that nobody holds is cleaned up by the next one.
+func onCollection(ended *atomic.Bool, tell chan<- struct{}) {
+	sentinel := new([16]byte)
+	runtime.AddCleanup(sentinel, func(tell chan<- struct{}) {
+		if ended.Load() {
+			return
+		}
+		select {
+		case tell <- struct{}{}:
+		default:
+		}
+		onCollection(ended, tell)
+	}, tell)
 }

@@ -2,8 +2,11 @@ package footprint
 
 import (
 	"os"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func TestReadOnlyPicksTheFileAlone(t *testing.T) {
@@ -34,3 +37,30 @@ func TestTrimLeavesTheProgramRunning(t *testing.T) {
 		}
 	}
 }
+
+// The cleanup that stands for a collection must come for each of them, and stop with Run.
+func TestOnCollectionTellsOfEach(t *testing.T) {
+	tell := make(chan struct{}, 1)
+	var ended atomic.Bool
+	onCollection(&ended, tell)
+	for range 3 {
+		runtime.GC()
+		select {
+		case <-tell:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a collection went by unnoticed")
+		}
+	}
+	ended.Store(true)
+}
+
+func TestAllocatedGrows(t *testing.T) {
+	before := allocated()
+	sink = make([]byte, 1<<20)
+	runtime.GC()
+	if d := allocated() - before; d < 1<<20 {
+		t.Errorf("a megabyte counted as %d bytes", d)
+	}
+}
+
+var sink []byte
