@@ -64,8 +64,8 @@ func (s *Service) listContainers(filter *cri.ContainerFilter) []*cri.Container {
 			Labels: c.config.Labels, Annotations: c.config.Annotations,
 		}
 		c.mu.Unlock()
-		if filter.GetId() != "" && !strings.HasPrefix(item.Id, filter.Id) ||
-			filter.GetPodSandboxId() != "" && filter.PodSandboxId != item.PodSandboxId ||
+		if !strings.HasPrefix(item.Id, filter.GetId()) ||
+			!strings.HasPrefix(item.PodSandboxId, filter.GetPodSandboxId()) ||
 			filter.GetState() != nil && filter.State.State != item.State || !matches(filter.GetLabelSelector(), item.Labels) {
 			continue
 		}

@@ -61,7 +61,7 @@ func (s *Service) listContainerStats(filter *cri.ContainerStatsFilter) []*cri.Co
 	var out []*cri.ContainerStats
 	for _, c := range s.allContainers() {
 		if c.state() != stateRunning || filter.GetId() != "" && !strings.HasPrefix(c.rec.ID, filter.Id) ||
-			filter.GetPodSandboxId() != "" && filter.PodSandboxId != c.rec.SandboxID || !matches(filter.GetLabelSelector(), c.config.Labels) {
+			!strings.HasPrefix(c.rec.SandboxID, filter.GetPodSandboxId()) || !matches(filter.GetLabelSelector(), c.config.Labels) {
 			continue
 		}
 		out = append(out, s.containerStats(c))

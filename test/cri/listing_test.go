@@ -115,7 +115,7 @@ func TestListContainers(t *testing.T) {
 	}{
 		"id":            {&api.ContainerFilter{Id: running.id}, []string{running.id}},
 		"its beginning": {&api.ContainerFilter{Id: running.id[:13]}, []string{running.id}},
-		"pod":           {&api.ContainerFilter{PodSandboxId: p.id}, sorted(running.id, exited.id, created.id)},
+		"pod":           {&api.ContainerFilter{PodSandboxId: p.id[:13]}, sorted(running.id, exited.id, created.id)},
 		"label":         {&api.ContainerFilter{LabelSelector: all}, sorted(running.id, exited.id, created.id, elsewhere.id)},
 		"running":       {&api.ContainerFilter{PodSandboxId: p.id, State: state(api.ContainerState_CONTAINER_RUNNING)}, []string{running.id}},
 		"exited":        {&api.ContainerFilter{LabelSelector: all, State: state(api.ContainerState_CONTAINER_EXITED)}, []string{exited.id}},
