@@ -58,7 +58,8 @@ func TestSeccompDefault(t *testing.T) {
 		own    *corev1.SeccompProfile
 		want   runtimeapi.SecurityProfile_ProfileType
 	}{
-		{Tuning{}, nil, runtimeapi.SecurityProfile_Unconfined}, {Tuning{SeccompDefault: true}, nil, runtimeapi.SecurityProfile_RuntimeDefault},
+		{Tuning{}, nil, runtimeapi.SecurityProfile_Unconfined},
+		{Tuning{SeccompDefault: true}, nil, runtimeapi.SecurityProfile_RuntimeDefault},
 		{Tuning{SeccompDefault: true}, unconfined, runtimeapi.SecurityProfile_Unconfined},
 	} {
 		if got := seccomp("", tc.own, nil, tc.tuning.seccompDefault()).ProfileType; got != tc.want {

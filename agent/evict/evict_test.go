@@ -177,8 +177,12 @@ func TestRefuse(t *testing.T) {
 		conditions []corev1.NodeConditionType
 		want       string
 	}{
-		{plain, nil, " "}, {plain, memory, "Evicted The node had condition: [MemoryPressure]. "}, {guaranteed, memory, " "}, {tolerant, memory, " "},
-		{guaranteed, both, "Evicted The node had condition: [DiskPressure MemoryPressure]. "}, {critical, both, " "},
+		{plain, nil, " "},
+		{plain, memory, "Evicted The node had condition: [MemoryPressure]. "},
+		{guaranteed, memory, " "},
+		{tolerant, memory, " "},
+		{guaranteed, both, "Evicted The node had condition: [DiskPressure MemoryPressure]. "},
+		{critical, both, " "},
 	} {
 		reason, message := refuse(tc.pod, tc.conditions)
 		if got := reason + " " + message; got != tc.want {
