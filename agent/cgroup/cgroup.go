@@ -37,8 +37,8 @@ type Config struct {
 
 // Tree is the cgroup tree of one node. It is safe for concurrent use.
 type Tree struct {
-	cfg   Config
-	hier  hierarchies
+	cfg  Config
+	hier hierarchies
 	// mu guards what follows, and the tiers' own files. Pods' cgroups are made and removed without it: the removal of one
 	// that doesn't want to die must not keep others from starting.
 	mu    sync.Mutex

@@ -241,6 +241,7 @@ type mirrorAPI struct{ created, deleted []string }
 func (*mirrorAPI) ListPods(context.Context, metav1.ListOptions) (*corev1.PodList, error) {
 	return nil, nil
 }
+
 func (*mirrorAPI) WatchPods(context.Context, metav1.ListOptions) (watch.Interface, error) {
 	return nil, nil
 }
