@@ -237,8 +237,17 @@ func (n *Node) dirs() []string {
 	return []string{"--data-dir", filepath.Join(d, "data"), "--run-dir", filepath.Join(d, "run"), "--config-dir", filepath.Join(d, "etc")}
 }
 
+// kubeletConfig keeps a full disk of the developer's machine out of the lab: its nodes would evict their pods and drop images.
+const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+imageGCHighThresholdPercent: 100
+evictionHard: {memory.available: 100Mi, nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%, imagefs.inodesFree: 0%}
+`
+
+func (n *Node) kubeletConfig() string { return filepath.Join(n.Dir(), "etc", "kubelet.yaml") }
+
 func (n *Node) flags() []string {
-	return append(append(n.dirs(), "--node-name", n.Name, "--node-ip", n.IP, "--cgroup-root", n.Cgroup(), "--pod-log-dir", filepath.Join(n.Dir(), "log", "pods")), n.lab.cfg.Args...)
+	return append(append(n.dirs(), "--kubelet-config", n.kubeletConfig(), "--node-name", n.Name, "--node-ip", n.IP, "--cgroup-root", n.Cgroup(), "--pod-log-dir", filepath.Join(n.Dir(), "log", "pods")), n.lab.cfg.Args...)
 }
 
 // Log is the file that the node's server or agent writes to.
@@ -272,6 +281,9 @@ func (n *Node) start(program string, args ...string) error {
 		if err := os.Symlink(archive, filepath.Join(images, filepath.Base(archive))); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
+	}
+	if err := os.WriteFile(n.kubeletConfig(), []byte(kubeletConfig), 0o644); err != nil {
+		return err
 	}
 	log, err := os.OpenFile(n.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
