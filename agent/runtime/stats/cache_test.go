@@ -40,10 +40,14 @@ func TestDiskIsMeasuredSeldom(t *testing.T) {
 		age    time.Duration
 		want   int
 	}{
-		{"new", 1, 0, 1}, {"new", 1, 0, 1},
-		{"small", 1, 2 * time.Second, 2}, {"small", 1, 0, 3},
-		{"large", 5000, 2 * time.Second, 4}, {"large", 5000, 0, 4},
-		{"old", 5000, time.Minute, 5}, {"old", 5000, 0, 6},
+		{"new", 1, 0, 1},
+		{"new", 1, 0, 1},
+		{"small", 1, 2 * time.Second, 2},
+		{"small", 1, 0, 3},
+		{"large", 5000, 2 * time.Second, 4},
+		{"large", 5000, 0, 4},
+		{"old", 5000, time.Minute, 5},
+		{"old", 5000, 0, 6},
 	} {
 		if _, err := k.Disk(step.key, measure(step.inodes, step.age)); err != nil || calls != step.want {
 			t.Errorf("%s: %d measurements, want %d (%v)", step.key, calls, step.want, err)
