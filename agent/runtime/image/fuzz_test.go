@@ -255,7 +255,7 @@ func (a *answers) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	head, body, _ := strings.Cut(a.list[0], "\n\n")
 	a.list = a.list[1:]
-	resp := &http.Response{StatusCode: 200, Header: http.Header{}, ContentLength: -1, Request: r, ProtoMajor: 1, ProtoMinor: 1}
+	resp := &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, ContentLength: -1, Request: r, ProtoMajor: 1, ProtoMinor: 1}
 	for i, line := range strings.Split(head, "\n") {
 		if i == 0 {
 			for _, code := range []int{206, 301, 401, 403, 404, 416, 429, 500} {

@@ -44,7 +44,8 @@ func (s *Store) room(n int64) error {
 	if err := unix.Statfs(s.cfg.Dir, &st); err != nil {
 		return fmt.Errorf("statfs %s: %w", s.cfg.Dir, err)
 	}
-	total, free := int64(st.Blocks)*int64(st.Bsize), int64(st.Bavail)*int64(st.Bsize)
+	block := int64(st.Bsize) //nolint:unconvert // 32 bits on small machines
+	total, free := int64(st.Blocks)*block, int64(st.Bavail)*block
 	reserve := min(total/100, 256<<20)
 	if free-reserve < n {
 		return fmt.Errorf("%w: %s has %d bytes free, %d more are needed and %d stay reserved: remove images or files, or give it a larger disk",

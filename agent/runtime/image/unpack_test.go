@@ -55,8 +55,9 @@ func unpackTest(t *testing.T, limits Limits, lower []string, headers ...any) (st
 	return dir, err
 }
 
-func dirEntry(name string) entry         { return entry{name: name, typ: tar.TypeDir} }
-func symlink(name, target string) entry  { return entry{name: name, typ: tar.TypeSymlink, link: target} }
+func dirEntry(name string) entry        { return entry{name: name, typ: tar.TypeDir} }
+func symlink(name, target string) entry { return entry{name: name, typ: tar.TypeSymlink, link: target} }
+
 func hardlink(name, target string) entry { return entry{name: name, typ: tar.TypeLink, link: target} }
 func file(name, body string) entry       { return entry{name: name, body: body} }
 func special(name string, typ byte) *tar.Header {
