@@ -26,10 +26,20 @@ func (n *node) build() error {
 	if err := os.Mkdir(n.bin, 0o755); err != nil {
 		return err
 	}
-	cmd := exec.Command("go", "build", "-tags", "seccomp,netgo,osusergo", "-ldflags", "-s -w -extldflags -static", "-o", n.bin+"/",
-		"github.com/mote-edge/mote/cmd/mote-runtime", "github.com/mote-edge/mote/cmd/mote-hold", "github.com/mote-edge/mote/cmd/mote-cni")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build: %w\n%s", err, out)
+	// With the Makefile's flags, so that both use one build cache.
+	const module = "github.com/mote-edge/mote/cmd/"
+	for _, b := range []struct {
+		cgo, tags, flags string
+		programs         []string
+	}{
+		{"0", "netgo,osusergo", "-s -w", []string{module + "mote-hold", module + "mote-cni"}},
+		{"1", "netgo,osusergo,seccomp", `-s -w -linkmode external -extldflags "-static"`, []string{module + "mote-runtime"}},
+	} {
+		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-tags", b.tags, "-ldflags", b.flags, "-o", n.bin + "/"}, b.programs...)...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED="+b.cgo)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build: %w\n%s", err, out)
+		}
 	}
 	return nil
 }
