@@ -63,7 +63,7 @@ func restartsForResize(c *corev1.Container, was *corev1.ResourceRequirements) bo
 
 // resizeIfAsked starts the resize that the pod asks for. The worker's lock is held.
 func (w *worker) resizeIfAsked(p cri.Pod, now time.Time) {
-	if w.ending || w.resizing || w.starting != "" {
+	if w.ending || w.resizing {
 		return
 	}
 	given := map[string]*corev1.ResourceRequirements{}
@@ -75,6 +75,12 @@ func (w *worker) resizeIfAsked(p cri.Pod, now time.Time) {
 	plan := planResize(w.pod, w.given, given)
 	if plan.empty() {
 		w.endedResize()
+		return
+	}
+	if w.starting != "" { // a container that is ready while its start is still being told of, or another one's start
+		if w.resizeCondition == nil {
+			w.resizeCondition = &corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue}
+		}
 		return
 	}
 	if now.Before(w.resizeAt) {
