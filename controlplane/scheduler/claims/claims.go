@@ -82,14 +82,18 @@ func (c *Claims) Begin(ctx context.Context) {
 	always := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { c.changed() }, UpdateFunc: func(_, _ any) { c.changed() }, DeleteFunc: func(any) { c.changed() },
 	}
-	for _, i := range []cache.SharedIndexInformer{
-		f.ResourceClaims().Informer(), f.DeviceClasses().Informer(), f.ResourceSlices().Informer(), f.DeviceTaintRules().Informer(),
+	for _, w := range []struct {
+		informer cache.SharedIndexInformer
+		handler  cache.ResourceEventHandler
+	}{
+		{f.ResourceClaims().Informer(), cache.ResourceEventHandlerFuncs{
+			AddFunc: c.claimChanged, UpdateFunc: func(_, o any) { c.claimChanged(o) }, DeleteFunc: c.claimGone,
+		}},
+		{f.DeviceClasses().Informer(), always},
+		{f.ResourceSlices().Informer(), always},
+		{f.DeviceTaintRules().Informer(), always},
 	} {
-		var handler cache.ResourceEventHandler = always
-		if i == f.ResourceClaims().Informer() {
-			handler = cache.ResourceEventHandlerFuncs{AddFunc: func(o any) { c.claimChanged(o) }, UpdateFunc: func(_, o any) { c.claimChanged(o) }, DeleteFunc: c.claimGone}
-		}
-		reg, err := i.AddEventHandler(handler)
+		reg, err := w.informer.AddEventHandler(w.handler)
 		if err != nil {
 			slog.ErrorContext(ctx, "resource claims can't be watched", "err", err)
 			return
