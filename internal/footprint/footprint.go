@@ -23,7 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Trim returns free heap to the kernel and unmaps the program file's read-only pages.
+// Trim returns free heap to the kernel and unmaps the read-only pages of the program's file and of a mapped database.
 func Trim() error {
 	debug.FreeOSMemory()
 	exe, err := os.Readlink("/proc/self/exe")
@@ -42,7 +42,7 @@ func Trim() error {
 	}
 	var errs []error
 	for _, a := range areas {
-		// Private, read-only and backed by the file: dropping such a page loses nothing (madvise(2), MADV_DONTNEED).
+		// Read-only and backed by a file: dropping such a page loses nothing (madvise(2), MADV_DONTNEED).
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, a.start, a.end-a.start, unix.MADV_DONTNEED); errno != 0 {
 			errs = append(errs, fmt.Errorf("unmap %x-%x: %w", a.start, a.end, errno))
 		}
@@ -52,13 +52,14 @@ func Trim() error {
 
 type area struct{ start, end uintptr }
 
-// readOnly lists the areas of /proc/<pid>/maps that map the file and can't be written.
+// readOnly lists the areas of /proc/<pid>/maps that can't be written: of the program's file, and of files that are mapped
+// shared, as etcd's database is, all of whose pages were mapped when it was opened.
 func readOnly(maps io.Reader, file string) ([]area, error) {
 	var areas []area
 	lines := bufio.NewScanner(maps)
 	for lines.Scan() {
 		f := strings.Fields(lines.Text())
-		if len(f) < 6 || f[5] != file || len(f[1]) < 4 || f[1][1] != '-' || f[1][3] != 'p' {
+		if len(f) < 6 || !strings.HasPrefix(f[5], "/") || f[1] != "r--s" && (f[5] != file || len(f[1]) < 4 || f[1][1] != '-' || f[1][3] != 'p') {
 			continue
 		}
 		from, to, _ := strings.Cut(f[0], "-")

@@ -3,26 +3,27 @@ package footprint
 import (
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 )
 
-func TestReadOnlyPicksTheFileAlone(t *testing.T) {
+func TestReadOnlyPicksTheProgramAndDatabases(t *testing.T) {
 	const maps = `00400000-01000000 r-xp 00000000 fe:00 7 /bin/mote
 01000000-02000000 r--p 00c00000 fe:00 7 /bin/mote
 02000000-02100000 rw-p 01c00000 fe:00 7 /bin/mote
 c000000000-c000400000 rw-p 00000000 00:00 0
-7f0000000000-7f0000001000 r--s 00000000 fe:00 7 /bin/mote
+7f0000000000-7f0000001000 r--s 00000000 fe:00 9 /var/lib/db
 7f0000001000-7f0000002000 r--p 00000000 fe:00 8 /lib/other
 `
 	got, err := readOnly(strings.NewReader(maps), "/bin/mote")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []area{{0x400000, 0x1000000}, {0x1000000, 0x2000000}}
-	if len(got) != len(want) || got[0] != want[0] || got[1] != want[1] {
+	want := []area{{0x400000, 0x1000000}, {0x1000000, 0x2000000}, {0x7f0000000000, 0x7f0000001000}}
+	if !slices.Equal(got, want) {
 		t.Errorf("got %x, want %x", got, want)
 	}
 }
