@@ -117,13 +117,30 @@ func TestEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Read all the time: containerd, whose queue holds what nobody heard, waits for a listener that doesn't.
+	events, failed := make(chan *api.ContainerEventResponse, 5000), make(chan error, 1)
+	go func() {
+		for {
+			event, err := stream.Recv()
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case events <- event:
+			case <-ctx.Done():
+			}
+		}
+	}()
 	time.Sleep(100 * time.Millisecond) // until the server has subscribed us
 	p := newPod(t)
 	c := p.run("sleep 0.3; exit 3")
 	var seen []string
 	for len(seen) < 3 {
-		event, err := stream.Recv()
-		if err != nil {
+		var event *api.ContainerEventResponse
+		select {
+		case event = <-events:
+		case err := <-failed:
 			t.Fatalf("after %q: %v", seen, err)
 		}
 		if event.ContainerId != c.id {
