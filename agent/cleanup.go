@@ -8,6 +8,7 @@ import (
 
 	"github.com/mote-edge/mote/agent/cgroup"
 	"github.com/mote-edge/mote/agent/node"
+	"github.com/mote-edge/mote/agent/shutdown"
 	"github.com/mote-edge/mote/agent/volume"
 )
 
@@ -19,6 +20,7 @@ func Cleanup(cfg Config) error {
 		volume.Cleanup(filepath.Join(cfg.Dirs.Agent(), "pods"), memoryDir(cfg.Dirs)),
 		node.CleanupRoutes(),
 		node.CNIConfig{Dir: cfg.Dirs.CNIConfig()}.Remove(),
+		shutdown.Cleanup(),
 		cleanLogs(cfg.Kubelet.PodLogsDir),
 	}
 	tree, err := cgroup.New(cgroup.Config{Root: cfg.Kubelet.CgroupRoot})

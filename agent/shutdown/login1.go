@@ -22,7 +22,10 @@ const (
 )
 
 // override is the drop-in by which logind is told to wait as long as we need.
-const override = "99-mote.conf"
+const (
+	override       = "99-mote.conf"
+	defaultConfDir = "/etc/systemd/logind.conf.d"
+)
 
 // bus is a connection to logind.
 type bus struct {
@@ -124,4 +127,12 @@ func (b *bus) next(ctx context.Context) (begins bool, err error) {
 			}
 		}
 	}
+}
+
+// Cleanup takes the drop-in of logind's configuration away. Not found is success.
+func Cleanup() error {
+	if err := os.Remove(filepath.Join(defaultConfDir, override)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("logind's configuration: %w", err)
+	}
+	return nil
 }

@@ -63,7 +63,7 @@ func New(cfg Config) *Shutdown {
 		}
 	}
 	if cfg.ConfDir == "" {
-		cfg.ConfDir = "/etc/systemd/logind.conf.d"
+		cfg.ConfDir = defaultConfDir
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()

@@ -21,6 +21,7 @@ import (
 
 	"github.com/mote-edge/mote/agent/cgroup"
 	"github.com/mote-edge/mote/agent/node"
+	"github.com/mote-edge/mote/agent/shutdown"
 	"github.com/mote-edge/mote/cni"
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/internal/pidfile"
@@ -99,6 +100,7 @@ func (u *uninstallation) run(ctx context.Context) error {
 	})
 	step("removed the bridge, links and host ports", func() error { return cni.Cleanup(ctx, cni.CleanupConfig{DataDir: u.dirs.CNIState()}) })
 	step("removed routes", node.CleanupRoutes)
+	step("removed logind's drop-in", shutdown.Cleanup)
 	step("removed directories", u.removeDirs)
 	return errors.Join(errs...)
 }
