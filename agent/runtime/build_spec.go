@@ -76,6 +76,13 @@ func (s *Service) buildSpec(sb *sandbox, c *container, img image.Image, purpose 
 func (s *Service) namespacesFor(sb *sandbox, c *container) (spec.Namespaces, error) {
 	options := c.config.GetLinux().GetSecurityContext().GetNamespaceOptions()
 	out := spec.Namespaces{Net: sb.rec.NetPath, IPC: sb.rec.IPCPath, UTS: sb.rec.UTSPath, User: sb.rec.UserPath}
+	users, err := usersOf(sb.config)
+	if err != nil {
+		return out, err
+	}
+	if users != nil {
+		out.UIDMappings, out.GIDMappings = ociMapping(users.UID, users.Length), ociMapping(users.GID, users.Length)
+	}
 	switch options.GetPid() {
 	case cri.NamespaceMode_NODE:
 		out.HostPID = true

@@ -11,7 +11,6 @@ import (
 	cgroupmanager "github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
-	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runc/libcontainer/utils"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -116,7 +115,7 @@ func process(p *specs.Process, io *stdio, init bool) *libcontainer.Process {
 
 // launch starts the container's first process and returns its pid.
 func (s *Service) launch(id string, sp *specs.Spec, io *stdio) (int, error) {
-	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: sp})
+	config, err := convert(id, sp)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", errInvalid, err)
 	}

@@ -72,6 +72,13 @@ func (s *Service) ensurePodInit(sb *sandbox) (int, error) {
 			sp.Linux.Namespaces = append(sp.Linux.Namespaces, ns)
 		}
 	}
+	users, err := usersOf(sb.config)
+	if err != nil {
+		return 0, err
+	}
+	if users != nil {
+		sp.Linux.UIDMappings, sp.Linux.GIDMappings = ociMapping(users.UID, users.Length), ociMapping(users.GID, users.Length)
+	}
 	sb.mu.Lock()
 	sb.rec.InitCgroup = cgroup
 	sb.mu.Unlock()

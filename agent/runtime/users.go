@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -146,6 +150,35 @@ func openToAll(dir string) error {
 type usersState struct {
 	usersOnce sync.Once
 	usersWork bool
+}
+
+// convert is libcontainer's reading of a specification. Of a user namespace that it is told the path of it would learn the
+// mappings by forking this process, threads and all; here they are known.
+func convert(id string, sp *specs.Spec) (*configs.Config, error) {
+	plain, path := *sp, ""
+	linux := *sp.Linux
+	plain.Linux, linux.Namespaces = &linux, slices.Clone(linux.Namespaces)
+	for i := range linux.Namespaces {
+		if ns := &linux.Namespaces[i]; ns.Type == specs.UserNamespace {
+			path, ns.Path = ns.Path, ""
+		}
+	}
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: &plain})
+	if err != nil || path == "" {
+		return config, err
+	}
+	config.Namespaces.Add(configs.NEWUSER, path)
+	for _, m := range config.Mounts {
+		if m.IDMapping != nil {
+			m.IDMapping.UserNSPath, m.IDMapping.UIDMappings, m.IDMapping.GIDMappings = path, nil, nil
+		}
+	}
+	return config, nil
+}
+
+// ociMapping is one of a user namespace's mappings.
+func ociMapping(host, length uint32) []specs.LinuxIDMapping {
+	return []specs.LinuxIDMapping{{ContainerID: 0, HostID: host, Size: length}}
 }
 
 // giveTo hands a sandbox's file to the root of its user namespace.
