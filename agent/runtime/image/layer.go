@@ -84,6 +84,7 @@ func (s *Store) addLayer(ctx context.Context, diffID string, below []string, src
 	if err != nil {
 		return fmt.Errorf("layer %s: %w", diffID, err)
 	}
+	s.unpacked.Add(1)
 	if src.unpacked != nil { // before the sync, so that a blob of the page cache never reaches the disk
 		src.unpacked()
 	}

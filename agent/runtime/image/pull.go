@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path"
+	"runtime"
+	"runtime/debug"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -174,6 +176,8 @@ func (s *Store) add(ctx context.Context, config []byte, layers []layerSource, na
 		return "", fmt.Errorf("%w: %d layers, %d are allowed", ErrTooBig, len(layers), s.cfg.Limits.Layers)
 	}
 	defer s.hold(img.Config)()
+	s.adding.Add(1)
+	defer s.settle()
 	img.Size = uint64(len(config))
 	for i, src := range layers {
 		diffID := img.Config.RootFS.DiffIDs[i].String()
@@ -193,6 +197,17 @@ func (s *Store) add(ctx context.Context, config []byte, layers []layerSource, na
 		return "", err
 	}
 	return img.ID, nil
+}
+
+// settle gives memory back once the last image is in: windows of decoders and buffers of connections are of no use to a
+// runtime that may then be idle for days, and an idle Go program collects nothing for minutes.
+func (s *Store) settle() {
+	if s.adding.Add(-1) == 0 && s.unpacked.Swap(0) > 0 {
+		go func() {
+			runtime.GC() // a pool outlives one collection
+			debug.FreeOSMemory()
+		}()
+	}
 }
 
 // digestReference spells "name@digest" for a name that may carry a tag.

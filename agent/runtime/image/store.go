@@ -31,6 +31,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/distribution/reference"
@@ -81,7 +82,8 @@ type Store struct {
 	busy     map[string]int // layers of images that are being added
 
 	downloads, unpacks chan struct{}
-	decoders           sync.Pool // of zstd; collected when nobody unpacks
+	decoders           sync.Pool    // of zstd; collected when nobody unpacks
+	adding, unpacked   atomic.Int64 // images being added, and layers unpacked for them
 }
 
 // Open opens the store and throws away work that a crash left half done.
