@@ -122,7 +122,8 @@ var errTopology = errors.New(topology.ErrorMessage)
 
 func (a *Allocator) admit(ctx context.Context, pod *corev1.Pod) error {
 	p := a.cfg.Topology
-	hint, ok := topology.Hint{Any: true}, true
+	hint := topology.Hint{Any: true}
+	var ok bool
 	if p.Active() && p.PodScope() {
 		if hint, ok = p.Merge([]topology.Hints{a.cfg.Devices.PodHints(pod), a.cfg.CPU.PodHints(pod), a.cfg.Memory.PodHints(pod)}); !ok {
 			return errTopology

@@ -54,7 +54,7 @@ func (p *Plugins) connect(ctx context.Context, name, socket string) error {
 	}
 	p.mu.Unlock()
 	p.cfg.Log.Info("device plugin registered", "resource", name, "socket", socket)
-	go p.follow(follow, e)
+	go p.follow(follow, e) //nolint:contextcheck // the registration ends; the plugin is followed until it does
 	return nil
 }
 

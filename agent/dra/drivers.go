@@ -69,7 +69,7 @@ func (d *Drivers) Register(_ context.Context, name, endpoint string, services []
 	n := &driver{name: name, endpoint: endpoint, conn: conn, api: draapi.NewDRAPluginClient(conn), stop: stop}
 	d.known[name] = append(d.known[name], n)
 	d.mu.Unlock()
-	go d.follow(ctx, n)
+	go d.follow(ctx, n) //nolint:contextcheck // of Run: the registration ends before the driver does
 	d.cfg.Registered()
 	return nil
 }
@@ -84,7 +84,7 @@ func (d *Drivers) follow(ctx context.Context, n *driver) {
 		}
 		d.mu.Lock()
 		n.connected = state == connectivity.Ready
-		d.wipeUnlessUsable(n.name)
+		d.wipeUnlessUsable(n.name) //nolint:contextcheck // a timer, which outlives whoever sets it
 		d.mu.Unlock()
 		if !n.conn.WaitForStateChange(ctx, state) {
 			return
@@ -181,7 +181,7 @@ func (d *Drivers) Run(ctx context.Context) error {
 		}
 		d.mu.Lock()
 		for _, name := range names {
-			d.wipeUnlessUsable(name)
+			d.wipeUnlessUsable(name) //nolint:contextcheck // likewise
 		}
 		d.mu.Unlock()
 		<-ctx.Done()

@@ -23,7 +23,7 @@ func (c *Claims) Prepare(ctx context.Context, pod *corev1.Pod) error {
 		err = c.prepare(ctx, pod, all)
 	}
 	if err != nil {
-		return fmt.Errorf("Failed to prepare dynamic resources: prepare dynamic resources: %w", err) //nolint:staticcheck // the event's words
+		return fmt.Errorf("Failed to prepare dynamic resources: prepare dynamic resources: %w", err)
 	}
 	return nil
 }

@@ -80,7 +80,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("registry of plugins: %w", err)
 	}
-	defer watch.Close()
+	defer func() { _ = watch.Close() }()
 	if err := w.enter(ctx, watch, w.dir); err != nil {
 		return fmt.Errorf("registry of plugins %s: %w", w.dir, err)
 	}
