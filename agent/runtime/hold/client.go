@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -119,13 +120,27 @@ func (c *Client) Forget(pid int, start uint64) error {
 // Become replaces this process by mote-hold: the way out when mote-hold itself died. The containers are this
 // process' children, so the same pid must become the keeper to learn how they end. It returns only on failure.
 func Become(program, socket string, lock int, held map[string][]int, runtimeArgs []string) error {
+	failed := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread's descriptors are its own from here on
+		failed <- become(program, socket, lock, held, runtimeArgs)
+	}()
+	return <-failed
+}
+
+// become works on a copy of the descriptors: meanwhile other threads close theirs, and libcontainer marks all that it finds
+// as close-on-exec whenever it starts a container.
+func become(program, socket string, lock int, held map[string][]int, runtimeArgs []string) error {
+	// Nothing may fork from here to exec: the new process would be lost to both.
+	syscall.ForkLock.Lock()
+	defer syscall.ForkLock.Unlock()
+	if err := unix.Unshare(unix.CLONE_FILES); err != nil {
+		return fmt.Errorf("descriptors of its own: %w", err)
+	}
 	table, err := unix.MemfdCreate("handover", 0)
 	if err != nil {
 		return fmt.Errorf("memfd: %w", err)
 	}
-	// From here to exec no other thread may fork: it would leak the descriptors into a container.
-	syscall.ForkLock.Lock()
-	defer syscall.ForkLock.Unlock()
 	var text strings.Builder
 	for key, fds := range held {
 		text.WriteString(key)
