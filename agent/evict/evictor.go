@@ -72,6 +72,7 @@ type Evictor struct {
 	lastAt     time.Time
 	lookAt     time.Time
 	complained string
+	helpless   Signal // short, and nothing could be done: said once
 	filesAt    time.Time
 	files      map[types.UID]filesSeen
 	ending     *corev1.Pod
@@ -202,11 +203,14 @@ func (e *Evictor) turn(ctx context.Context) time.Duration {
 	case e.waiting(now):
 		return min(wait, time.Second)
 	case len(j.due) > 0:
-		e.act(ctx, j.due[0])
-		return min(wait, time.Second)
+		if e.act(ctx, j.due[0]) {
+			return min(wait, time.Second)
+		}
+		return min(wait, pressing)
 	case j.crossed:
 		return min(wait, pressing)
 	}
+	e.helpless = ""
 	return min(wait, e.lookAt.Sub(now))
 }
 
@@ -244,8 +248,8 @@ func (e *Evictor) waiting(now time.Time) bool {
 	return false
 }
 
-// act frees what it can without ending pods, and if that isn't enough, ends one.
-func (e *Evictor) act(ctx context.Context, t Threshold) {
+// act frees what it can without ending pods, and if that isn't enough, ends one. False if there was nothing to be done.
+func (e *Evictor) act(ctx context.Context, t Threshold) bool {
 	what := t.Signal.Resource()
 	e.cfg.Event(corev1.EventTypeWarning, "EvictionThresholdMet", "Attempting to reclaim "+string(what))
 	if disk := t.Signal.Condition() == corev1.NodeDiskPressure; disk && e.cfg.Reclaim != nil {
@@ -253,7 +257,7 @@ func (e *Evictor) act(ctx context.Context, t Threshold) {
 			e.cfg.Log.Warn("disk space isn't reclaimed in full", "error", err)
 		}
 		if r, err := e.read(); err == nil && !short(t, r, true) {
-			return
+			return true
 		}
 	}
 	var candidates []Candidate
@@ -273,10 +277,14 @@ func (e *Evictor) act(ctx context.Context, t Threshold) {
 		}
 		e.cfg.Log.Warn("pod is evicted", "pod", c.Pod.Namespace+"/"+c.Pod.Name, "signal", t.Signal, "available", l.Available, "threshold", t.Left.Of(l.Capacity))
 		if e.end(c.Pod, message(c, t, l), string(t.Signal), true, grace) {
-			return
+			return true
 		}
 	}
-	e.cfg.Log.Warn("the node is short, and no pod may be evicted", "signal", t.Signal, "available", l.Available, "threshold", t.Left.Of(l.Capacity))
+	if e.helpless != t.Signal {
+		e.helpless = t.Signal
+		e.cfg.Log.Warn("the node is short, and no pod may be evicted", "signal", t.Signal, "available", l.Available, "threshold", t.Left.Of(l.Capacity))
+	}
+	return false
 }
 
 func (e *Evictor) end(pod *corev1.Pod, message, kind string, disruption bool, grace time.Duration) bool {
