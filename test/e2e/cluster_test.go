@@ -117,7 +117,7 @@ func TestBadInputIsExplained(t *testing.T) {
 		}
 	}
 	apply(t, strings.Replace(busybox("noimage", "n1", "true"), "mote.local/busybox:1", "mote.local/none:1", 1))
-	until(t, "the pod says that its image can't be had", 20*time.Second, func() bool {
+	until(t, "the pod says that its image can't be had", time.Minute, func() bool {
 		out, err := try("get", "pod", "noimage")
 		return err == nil && (strings.Contains(out, "ErrImagePull") || strings.Contains(out, "ImagePullBackOff"))
 	})
