@@ -26,6 +26,7 @@ const (
 	restartDelay    = 50 * time.Millisecond
 	maxRestartDelay = 5 * time.Second
 	stableAfter     = 10 * time.Second
+	lockPatience    = 2 * time.Second
 )
 
 // Run keeps the runtime running until SIGTERM or SIGINT, and answers its questions.
@@ -40,7 +41,14 @@ func Run(cfg Config) error {
 		unix.CloseOnExec(cfg.Lock)
 	} else {
 		var err error
-		if cfg.Lock, err = lock(cfg.Socket); err != nil {
+		// Processes that were just killed take a moment to be gone.
+		for wait := time.Millisecond; ; wait *= 2 {
+			if cfg.Lock, err = lock(cfg.Socket); !errors.Is(err, errHeld) || wait > lockPatience {
+				break
+			}
+			time.Sleep(wait)
+		}
+		if err != nil {
 			return err
 		}
 	}
