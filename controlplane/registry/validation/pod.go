@@ -50,6 +50,8 @@ func podSpec(l *list, spec *corev1.PodSpec, p *field.Path) {
 	l.addAll(metav1validation.ValidateLabels(spec.NodeSelector, p.Child("nodeSelector")))
 	podSecurityContext(l, spec, p.Child("securityContext"))
 	hostUsers(l, spec, p)
+	hostnameOverride(l, spec, p)
+	fileKeyVolumes(l, spec, p)
 	affinity(l, spec.Affinity, p.Child("affinity"))
 	tolerations(l, spec.Tolerations, p.Child("tolerations"))
 	topologySpread(l, spec.TopologySpreadConstraints, p.Child("topologySpreadConstraints"))
