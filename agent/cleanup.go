@@ -23,11 +23,26 @@ func Cleanup(cfg Config) error {
 		shutdown.Cleanup(),
 		cleanLogs(cfg.Kubelet.PodLogsDir),
 	}
+	errs = append(errs, cleanPlugins(cfg.KubeletDir)...)
 	tree, err := cgroup.New(cgroup.Config{Root: cfg.Kubelet.CgroupRoot})
 	if err == nil {
 		err = tree.Cleanup()
 	}
 	return errors.Join(append(errs, err)...)
+}
+
+// cleanPlugins removes the node's own files from the directory of plugins, and what is empty then: the rest is theirs.
+func cleanPlugins(dir string) []error {
+	var errs []error
+	for _, file := range []string{"device-plugins/kubelet.sock", "device-plugins/kubelet_internal_checkpoint", "pod-resources/kubelet.sock"} {
+		if err := os.Remove(filepath.Join(dir, file)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("directory of plugins: %w", err))
+		}
+	}
+	for _, sub := range []string{"device-plugins", "pod-resources", "plugins_registry", ""} {
+		_ = os.Remove(filepath.Join(dir, sub)) // unless something is in it
+	}
+	return errs
 }
 
 // cleanLogs removes the pods' logs and the links to them.

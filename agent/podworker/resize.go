@@ -83,17 +83,18 @@ func (w *worker) resizeIfAsked(p cri.Pod, now time.Time) {
 		}
 		return
 	}
-	if now.Before(w.resizeAt) {
+	again := w.resizeOf == w.pod.Generation
+	if again && now.Before(w.resizeAt) {
 		return
 	}
-	if w.deferred() && w.deferredOf == w.pod.Generation { // all that wait are asked in turn, the most important first
+	if again && w.deferred() { // all that wait are asked in turn, the most important first
 		if w.resizeCondition.Reason == corev1.PodReasonDeferred {
 			w.resizeAt = now.Add(deferredRetry)
 			go w.m.retryResizes()
 		}
 		return
 	}
-	w.resizing = true
+	w.resizing, w.resizeOf = true, w.pod.Generation
 	// Whoever sees this generation observed must not take it for done.
 	w.resizeCondition = &corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue}
 	ids := map[string]string{}
@@ -166,7 +167,7 @@ func (w *worker) endResize(pod *corev1.Pod, plan resizePlan, ids map[string]stri
 		if w.resizeCondition == nil || w.resizeCondition.Reason != pending.Reason {
 			w.m.event(pod, "", corev1.EventTypeWarning, "Resize"+pending.Reason, pending.Message)
 		}
-		w.resizeCondition, w.resizeAt, w.deferredOf = pending, w.m.now().Add(deferredRetry), pod.Generation
+		w.resizeCondition, w.resizeAt = pending, w.m.now().Add(deferredRetry)
 	case err != nil:
 		w.resizeCondition = &corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, Reason: corev1.PodReasonError, Message: err.Error()}
 		w.resizeAt = w.m.now().Add(resizeRetry)

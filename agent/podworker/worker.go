@@ -60,7 +60,7 @@ type worker struct {
 	resizing                          bool
 	usersFailed                       atomic.Bool // a failure of this sandbox was counted
 	resizeAt                          time.Time
-	deferredOf                        int64                // the generation that resizeCondition is about, when it waits
+	resizeOf                          int64                // the generation that was last tried
 	resizeCondition                   *corev1.PodCondition // what stands in a resize's way, or that it is under way
 }
 
