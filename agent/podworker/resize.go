@@ -148,7 +148,7 @@ func (w *worker) resize(pod *corev1.Pod, plan resizePlan, ids map[string]string)
 			}
 			done[name] = true
 		}
-		if _, perr := w.m.cgroups.Ensure(pod); err == nil {
+		if _, perr := w.m.cgroups.Ensure(pod); err == nil && len(plan.Restart) == 0 { // one that restarts has its old share until then
 			err = perr
 		}
 	}

@@ -53,6 +53,7 @@ type starter struct {
 	ips     []string
 	target  string
 	old     []*cri.Container // earlier attempts
+	resized bool             // it is started anew to be given what it asks for now
 }
 
 func (w *worker) beginStart(a Action, p cri.Pod) {
@@ -80,7 +81,7 @@ func (w *worker) beginStart(a Action, p cri.Pod) {
 		with.Resources = *c.given
 		s.spec = &with
 	}
-	c.asked = &s.spec.Resources
+	c.asked, s.resized = &s.spec.Resources, c.resizing
 	ctx, cancel := context.WithCancel(w.m.ctx)
 	w.starting, w.cancelStart = a.Container, cancel
 	go func() {
@@ -207,6 +208,11 @@ func (s *starter) made(ctx context.Context) (string, error) {
 	cfg, err := s.config(ctx, img, handler, secrets)
 	if err != nil {
 		return "", err
+	}
+	if s.resized { // with the container gone, its pod's cgroup may shrink, too
+		if _, err := m.cgroups.Ensure(s.pod); err != nil {
+			m.log.Warn("pod's cgroup not resized", "pod", ref(s.pod), "err", err)
+		}
 	}
 	r, err := m.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: s.a.ID, Config: cfg, SandboxConfig: s.sandbox})
 	if err != nil {
