@@ -210,8 +210,12 @@ func TestExceeded(t *testing.T) {
 		kind string
 		room int64
 	}{
-		{use(1<<20, 0, 0), "", 0}, {use(1<<20+1, 0, 0), "emptydirfs.limit", 0}, {use(0, 2<<20+1, 0), "ephemeralcontainerfs.limit", 0},
-		{use(0, 0, 10<<20+1), "ephemeralpodfs.limit", 0}, {use(0, 0, 0), "", 1 << 20}, {use(0, 3<<19, 0), "", 1 << 19},
+		{use(1<<20, 0, 0), "", 0},
+		{use(1<<20+1, 0, 0), "emptydirfs.limit", 0},
+		{use(0, 2<<20+1, 0), "ephemeralcontainerfs.limit", 0},
+		{use(0, 0, 10<<20+1), "ephemeralpodfs.limit", 0},
+		{use(0, 0, 0), "", 1 << 20},
+		{use(0, 3<<19, 0), "", 1 << 19},
 	} {
 		text, kind, room := exceeded(tc.c, false)
 		if kind != tc.kind || room != tc.room || (text == "") != (kind == "") {
