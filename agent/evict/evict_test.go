@@ -238,7 +238,10 @@ func TestFilesAreLookedAtWhenTheyMayHaveGrown(t *testing.T) {
 		used int64
 		want bool
 	}{
-		{filesSeen{}, 0, true}, {seen, 1099, false}, {seen, 1100, true}, {seen, 1000, false},
+		{filesSeen{}, 0, true},
+		{seen, 1099, false},
+		{seen, 1100, true},
+		{seen, 1000, false},
 		{filesSeen{now.Add(-filesLatest), 100, 1000}, 1001, true}, {filesSeen{now.Add(-filesLatest), 100, 1000}, 1000, false},
 		{filesSeen{now.Add(-10 * filesLatest), 100, 1000}, 1000, true},
 	} {
