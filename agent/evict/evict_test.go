@@ -242,7 +242,8 @@ func TestFilesAreLookedAtWhenTheyMayHaveGrown(t *testing.T) {
 		{seen, 1099, false},
 		{seen, 1100, true},
 		{seen, 1000, false},
-		{filesSeen{now.Add(-filesLatest), 100, 1000}, 1001, true}, {filesSeen{now.Add(-filesLatest), 100, 1000}, 1000, false},
+		{filesSeen{now.Add(-filesLatest), 100, 1000}, 1001, true},
+		{filesSeen{now.Add(-filesLatest), 100, 1000}, 1000, false},
 		{filesSeen{now.Add(-10 * filesLatest), 100, 1000}, 1000, true},
 	} {
 		if got := due(tc.f, tc.used, now); got != tc.want {
