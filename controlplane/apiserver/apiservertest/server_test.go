@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -139,6 +140,49 @@ func TestWatchSeesEveryChangeAndBookmarks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A cache that asks etcd how far it is must not put bookmarks into watches of kinds without a cache (seen in upstream's
+// ValidatingAdmissionPolicy conformance spec).
+func TestNoBookmarksUnasked(t *testing.T) {
+	client := external(t)
+	maps := client.CoreV1().ConfigMaps(shared.Namespace(t))
+	policies := client.AdmissionregistrationV1().ValidatingAdmissionPolicies()
+	w, err := policies.Watch(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	for i := range 20 { // a consistent list makes the cache of ConfigMaps ask, as others wrote meanwhile
+		if _, err := client.CoreV1().Secrets(shared.Namespace(t)).Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("s", i)}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := maps.List(t.Context(), metav1.ListOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "no-bookmarks"}, Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
+		Validations: []admissionregistrationv1.Validation{{Expression: "true"}},
+		MatchConstraints: &admissionregistrationv1.MatchResources{ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
+			Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+			Rule:       admissionregistrationv1.Rule{APIGroups: []string{"example.com"}, APIVersions: []string{"v1"}, Resources: []string{"nothings"}},
+		}}}},
+	}}
+	if _, err := policies.Create(t.Context(), policy, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = policies.Delete(context.WithoutCancel(t.Context()), "no-bookmarks", metav1.DeleteOptions{})
+	}()
+	for e := range w.ResultChan() {
+		if e.Type != watch.Added {
+			t.Fatalf("got %v %v, want what was added alone", e.Type, e.Object)
+		}
+		if e.Object.(*admissionregistrationv1.ValidatingAdmissionPolicy).Name == "no-bookmarks" {
+			return
+		}
+	}
+	t.Error("the watch ended")
 }
 
 func TestListPages(t *testing.T) {

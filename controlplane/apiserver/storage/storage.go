@@ -6,6 +6,7 @@
 package storage
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericstorage "k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/cacher"
@@ -28,6 +30,7 @@ import (
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 
 	"go.etcd.io/etcd/client/v3/kubernetes"
+	"google.golang.org/grpc/metadata"
 )
 
 // Prefix is the root of the API's keys in etcd.
@@ -220,5 +223,17 @@ func (o *Options) Uncached() generic.StorageDecorator { return o.backend.Uncache
 func (b *Backend) Uncached(config *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
 	newFunc, newListFunc func() runtime.Object, _ genericstorage.AttrFunc, _ genericstorage.IndexerFuncs, _ *cache.Indexers,
 ) (genericstorage.Interface, factory.DestroyFunc, error) {
-	return b.raw(config, prefix, newFunc, newListFunc)
+	s, destroy, err := b.raw(config, prefix, newFunc, newListFunc)
+	if err != nil {
+		return nil, nil, err
+	}
+	return ownStream{s}, destroy, nil
+}
+
+// ownStream keeps the clients' watches off the stream of the watch caches: etcd answers a cache that asks how far it is to
+// every watch of the stream, and a client would see bookmarks that it did not ask for.
+type ownStream struct{ genericstorage.Interface }
+
+func (s ownStream) Watch(ctx context.Context, key string, opts genericstorage.ListOptions) (watch.Interface, error) {
+	return s.Interface.Watch(metadata.AppendToOutgoingContext(ctx, "watch", "uncached"), key, opts)
 }
