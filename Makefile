@@ -16,23 +16,25 @@ TOOLS   := $(CURDIR)/$(BIN)/tools
 PLAIN   := ./controlplane/... ./cmd/mote/... ./cmd/mote-agent/... ./cmd/internal/... ./examples/...
 RACE    := ./agent/... ./cni/... ./proxy/... ./internal/...
 
-.PHONY: help deps build cross run stop test lint fmt e2e lab lab-down bench chaos vm conformance crossings fuzz cri-compare clean
+.PHONY: help deps build programs cross run stop test lint fmt e2e lab lab-down bench chaos vm conformance crossings fuzz cri-compare clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 deps: ## install the Debian packages that build, run and tests need (root), or name them
 	@hack/deps
 
-build: deps ## static programs into bin/, for this machine
+build: programs cross ## static programs into bin/, and for arm64 and armv7 as far as this machine can
+
+programs: deps ## static programs into bin/, for this machine alone
 	@for p in $(PURE); do CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/$$p ./cmd/$$p; done
 	@# libcontainer's first steps and libseccomp are C: static, so that the program runs on any Linux
 	@CGO_ENABLED=1 go build -trimpath -tags $(TAGS),seccomp -ldflags '$(LDFLAGS) -linkmode external -extldflags "-static"' -o $(BIN)/mote-runtime ./cmd/mote-runtime
 	@ls -l $(BIN)/mote*
 
-cross: ## programs for arm64 and armv7 into bin/<arch>/ (mote-runtime needs a C cross compiler: see hack/cross)
-	@hack/cross '$(TAGS)' '$(LDFLAGS)'
+cross: deps ## programs for arm64 and armv7 into bin/linux-*/ (mote-runtime needs a C cross compiler, and says which)
+	@hack/cross '$(BIN)' '$(TAGS)' '$(LDFLAGS)'
 
-run: build ## start a cluster on this machine, deploy the example, show how to reach it (root)
+run: programs ## start a cluster on this machine, deploy the example, show how to reach it (root)
 	@hack/run
 
 stop: ## stop the cluster that `make run` started and remove what it left (root)
@@ -49,28 +51,28 @@ fmt: ## gofumpt over the tree
 	@test -x $(TOOLS)/gofumpt || GOBIN=$(TOOLS) go install mvdan.cc/gofumpt@v0.12.0
 	@$(TOOLS)/gofumpt -w -extra $$(git ls-files '*.go' ':!test/conformance')
 
-e2e: build ## end-to-end tests on a lab of nodes in network namespaces (root)
+e2e: programs ## end-to-end tests on a lab of nodes in network namespaces (root)
 	@go test -count=1 -timeout 30m ./test/e2e/...
 
-lab: build ## a two-worker cluster in network namespaces on this machine (root); `make lab-down` ends it
+lab: programs ## a two-worker cluster in network namespaces on this machine (root); `make lab-down` ends it
 	@go run ./test/lab/labctl -bin $(BIN) up
 
 lab-down: ## end the lab
 	@go run ./test/lab/labctl -bin $(BIN) down
 
-bench: build ## memory, start-up and latency on this machine (root)
+bench: programs ## memory, start-up and latency on this machine (root)
 	@go test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./test/bench/...
 
-chaos: build ## kills at random during 500 pods, full disks, lost records, each checked against kernel and API (root, long)
+chaos: programs ## kills at random during 500 pods, full disks, lost records, each checked against kernel and API (root, long)
 	@CHAOS_PODS=$${CHAOS_PODS:-500} go test -tags $(TAGS),seccomp -count=1 -timeout 60m -v ./test/chaos/...
 
-vm: build ## a node in QEMU (kernel 6.1, systemd, cgroup v2): smoke list and twenty power cuts (root, an hour)
+vm: programs ## a node in QEMU (kernel 6.1, systemd, cgroup v2): smoke list and twenty power cuts (root, an hour)
 	@VM=1 go test -count=1 -timeout 180m -v ./test/vm/...
 
-conformance: build ## upstream's conformance suite against the lab (root, long); FOCUS and PROCS narrow it
+conformance: programs ## upstream's conformance suite against the lab (root, long); FOCUS and PROCS narrow it
 	@test/conformance/run
 
-crossings: build ## the upstream kubelet on mote-runtime, and mote agent on containerd, with the specs of test/crossings/smoke (root, long)
+crossings: programs ## the upstream kubelet on mote-runtime, and mote agent on containerd, with the specs of test/crossings/smoke (root, long)
 	@test/conformance/build >/dev/null && test/peers/build >/dev/null && test/crossings/run
 
 fuzz: deps ## every fuzz target for FUZZTIME (30s) each; what reaches new code is kept in testdata/fuzz

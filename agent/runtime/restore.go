@@ -255,7 +255,7 @@ func (s *Service) takeUp(c *container) (*stdio, int) {
 		kept = reopenPipes(c.rec.Pid, c.rec.StartTime, c.config.Stdin)
 		fresh = len(kept) > 0
 	}
-	pidfd := -1
+	var pidfd int
 	if n := len(kept); n > 0 && isPidfd(kept[n-1]) {
 		pidfd, kept = kept[n-1], kept[:n-1]
 	} else if pidfd = openPidfd(c.rec.Pid, c.rec.StartTime); pidfd >= 0 {

@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/client-go/informers"
@@ -61,7 +61,7 @@ func (p *priority) Admit(ctx context.Context, a admission.Attributes, _ admissio
 	}
 	value, name, policy := int32(0), "", corev1.PreemptLowerPriority
 	if pod.Spec.PriorityClassName != "" {
-		if len(path.IsValidPathSegmentName(pod.Spec.PriorityClassName)) > 0 { // no such object can be
+		if len(content.IsPathSegmentName(pod.Spec.PriorityClassName)) > 0 { // no such object can be
 			return admission.NewForbidden(a, fmt.Errorf("no PriorityClass with name %v was found", pod.Spec.PriorityClassName))
 		}
 		class, err := p.get(ctx, pod.Spec.PriorityClassName)

@@ -1,7 +1,7 @@
 // Package bench measures a cluster of one server and one worker on this machine: memory, idle processor time, start-up,
 // and the latency of pods. It prints; it asserts nothing, since the machine may be busy.
 //
-// Reads:  bin/ (from `make build`), /proc.
+// Reads:  bin/ (from `make programs`), /proc.
 // Writes: a lab, in a temporary directory.
 package bench
 

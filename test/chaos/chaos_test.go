@@ -2,7 +2,7 @@
 // checker (test/chaos/check) compare kernel, disk and API. CHAOS_PODS says how many pods (default 40; `make chaos`: 500),
 // CHAOS_SEED repeats a run's choices, CHAOS_KILL narrows the victims (agent, runtime, hold; default all).
 //
-// Reads:  bin/ (from `make build`), or MOTE_BIN.
+// Reads:  bin/ (from `make programs`), or MOTE_BIN.
 // Writes: a lab, in a temporary directory.
 package chaos
 
@@ -69,7 +69,7 @@ func runTests(m *testing.M) (code int, err error) {
 		}
 	}
 	if _, err := os.Stat(filepath.Join(bin, "mote")); err != nil {
-		return 1, fmt.Errorf("%s/mote is missing: run `make build` first", bin)
+		return 1, fmt.Errorf("%s/mote is missing: run `make programs` first", bin)
 	}
 	if err := images(dir); err != nil {
 		return 1, err

@@ -1,6 +1,6 @@
 // Package e2e drives a lab of a server and two workers that joined by token with stock kubectl, as a user would: what the README promises is shown here.
 //
-// Reads:  bin/ (from `make build`).
+// Reads:  bin/ (from `make programs`).
 // Writes: a lab, in a temporary directory.
 package e2e
 
@@ -47,7 +47,7 @@ func runTests(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	if _, err := os.Stat(filepath.Join(bin, "mote")); err != nil {
-		return 1, fmt.Errorf("bin/mote is missing: run `make build` first")
+		return 1, fmt.Errorf("bin/mote is missing: run `make programs` first")
 	}
 	images, err := packImages(dir)
 	if err != nil {

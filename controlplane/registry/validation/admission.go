@@ -37,7 +37,8 @@ func validatingWebhooks(c *admissionregistrationv1.ValidatingWebhookConfiguratio
 		w := &c.Webhooks[i]
 		all = append(all, aWebhook{
 			w.Name, &w.ClientConfig, w.SideEffects, w.AdmissionReviewVersions, w.TimeoutSeconds, w.FailurePolicy,
-			admissionregistrationv1.MatchResources{MatchPolicy: w.MatchPolicy, NamespaceSelector: w.NamespaceSelector, ObjectSelector: w.ObjectSelector, ResourceRules: plainRules(w.Rules)}, w.MatchConditions, nil,
+			admissionregistrationv1.MatchResources{MatchPolicy: w.MatchPolicy, NamespaceSelector: w.NamespaceSelector, ObjectSelector: w.ObjectSelector, ResourceRules: plainRules(w.Rules)},
+			w.MatchConditions, nil,
 		})
 	}
 	return webhooks(all)
@@ -49,7 +50,8 @@ func mutatingWebhooks(c *admissionregistrationv1.MutatingWebhookConfiguration) f
 		w := &c.Webhooks[i]
 		all = append(all, aWebhook{
 			w.Name, &w.ClientConfig, w.SideEffects, w.AdmissionReviewVersions, w.TimeoutSeconds, w.FailurePolicy,
-			admissionregistrationv1.MatchResources{MatchPolicy: w.MatchPolicy, NamespaceSelector: w.NamespaceSelector, ObjectSelector: w.ObjectSelector, ResourceRules: plainRules(w.Rules)}, w.MatchConditions, w.ReinvocationPolicy,
+			admissionregistrationv1.MatchResources{MatchPolicy: w.MatchPolicy, NamespaceSelector: w.NamespaceSelector, ObjectSelector: w.ObjectSelector, ResourceRules: plainRules(w.Rules)},
+			w.MatchConditions, w.ReinvocationPolicy,
 		})
 	}
 	return webhooks(all)

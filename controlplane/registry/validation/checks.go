@@ -7,7 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -40,7 +40,7 @@ func (l *list) qualifiedName(p *field.Path, v string) {
 
 // pathSegment checks a name that is put into a URL's path.
 func (l *list) pathSegment(p *field.Path, v string) {
-	l.messages(p, v, path.IsValidPathSegmentName(v))
+	l.messages(p, v, content.IsPathSegmentName(v))
 }
 
 func (l *list) pathSegmentRequired(p *field.Path, v string) {
