@@ -280,7 +280,8 @@ func projected(l *list, v *corev1.ProjectedVolumeSource, p *field.Path) {
 				if *b.Name == "" {
 					l.required(bp.Child("name"), "must be non-empty")
 				}
-				l.dnsSubdomain(bp.Child("name"), *b.Name)
+				// A bundle of a signer is named after it: example.com:mysigner:v1.
+				l.dnsSubdomain(bp.Child("name"), (*b.Name)[strings.LastIndex(*b.Name, ":")+1:])
 			}
 			filePath(l, b.Path, bp.Child("path"))
 			seen(bp.Child("path"), b.Path)
