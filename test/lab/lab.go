@@ -237,11 +237,11 @@ func (n *Node) dirs() []string {
 	return []string{"--data-dir", filepath.Join(d, "data"), "--run-dir", filepath.Join(d, "run"), "--config-dir", filepath.Join(d, "etc")}
 }
 
-// kubeletConfig keeps a full disk of the developer's machine out of the lab: its nodes would evict their pods and drop images.
+// kubeletConfig keeps a nearly full disk of the developer's machine out of the lab: its nodes would evict their pods and drop images.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 imageGCHighThresholdPercent: 100
-evictionHard: {memory.available: 100Mi, nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%, imagefs.inodesFree: 0%}
+evictionHard: {memory.available: 100Mi, nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%, imagefs.inodesFree: 1%}
 `
 
 func (n *Node) kubeletConfig() string { return filepath.Join(n.Dir(), "etc", "kubelet.yaml") }

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -49,6 +51,18 @@ type repository struct {
 	limit  int64 // of a manifest or config
 }
 
+// again is when a request is repeated: as the library has it, but for a registry (or name server) that doesn't answer. That takes
+// ten seconds a time already, and whoever asked for the image hears of it now and comes again.
+var again = &retry.GenericPolicy{
+	Retryable: func(resp *http.Response, err error) (bool, error) {
+		if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
+			return false, err
+		}
+		return retry.DefaultPredicate(resp, err)
+	},
+	Backoff: retry.DefaultBackoff, MinWait: 200 * time.Millisecond, MaxWait: 3 * time.Second, MaxRetry: 5,
+}
+
 func (s *Store) repository(e endpoint, regs *Registries, named reference.Named, creds Auth) (*repository, func(), error) {
 	transport, err := regs.transport(e.host)
 	if err != nil {
@@ -62,7 +76,7 @@ func (s *Store) repository(e endpoint, regs *Registries, named reference.Named, 
 	r := &repository{
 		base: scheme + "://" + e.host + "/v2/" + name, scope: auth.ScopeRepository(name, auth.ActionPull), limit: s.cfg.Limits.ConfigBytes,
 		client: &auth.Client{
-			Client: &http.Client{Transport: retry.NewTransport(transport)},
+			Client: &http.Client{Transport: &retry.Transport{Base: transport, Policy: func() retry.Policy { return again }}},
 			Header: http.Header{"User-Agent": {"mote-runtime"}},
 			Cache:  auth.NewSingleContextCache(),
 			Credential: func(_ context.Context, host string) (auth.Credential, error) {
