@@ -355,5 +355,5 @@ func occupied(dir string) int64 {
 	if unix.Statfs(dir, &st) != nil {
 		return 0
 	}
-	return int64(st.Blocks-st.Bfree) * st.Bsize
+	return int64(st.Blocks-st.Bfree) * int64(st.Bsize) //nolint:unconvert // 32 bits wide on some systems
 }

@@ -53,7 +53,7 @@ func fileSystem(r Reading, dir string, bytes, inodes Signal) error {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return fmt.Errorf("statfs %s: %w", dir, err)
 	}
-	r[bytes] = Level{int64(st.Blocks) * st.Bsize, int64(st.Bavail) * st.Bsize}
+	r[bytes] = Level{int64(st.Blocks) * int64(st.Bsize), int64(st.Bavail) * int64(st.Bsize)}
 	if st.Files > 0 { // btrfs and the like have no fixed number
 		r[inodes] = Level{int64(st.Files), int64(st.Ffree)}
 	}

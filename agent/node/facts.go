@@ -36,7 +36,7 @@ func readFacts(dataDir string) (facts, error) {
 	if err := unix.Statfs(dataDir, &st); err != nil {
 		return f, fmt.Errorf("size of the file system of %s: %w", dataDir, err)
 	}
-	f.disk = int64(st.Blocks) * st.Bsize
+	f.disk = int64(st.Blocks) * int64(st.Bsize)
 	f.machineID = readTrimmed("/etc/machine-id", "/var/lib/dbus/machine-id")
 	if f.systemUUID = readTrimmed("/sys/class/dmi/id/product_uuid", "/proc/device-tree/vm,uuid", "/etc/machine-id"); f.systemUUID == "" {
 		f.systemUUID = f.machineID

@@ -222,10 +222,10 @@ func TestMetadata(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if st.Mode != unix.S_IFREG|0o4755 || st.Uid != 12 || st.Gid != 34 || st.Mtim.Sec != when.Unix() || st.Nlink != 2 {
+	if st.Mode != unix.S_IFREG|0o4755 || st.Uid != 12 || st.Gid != 34 || int64(st.Mtim.Sec) != when.Unix() || st.Nlink != 2 {
 		t.Errorf("bin2: mode %o, owner %d:%d, time %d, %d links", st.Mode, st.Uid, st.Gid, st.Mtim.Sec, st.Nlink)
 	}
-	if link.Uid != 12 || tmp.Mode != unix.S_IFDIR|0o1777 || tmp.Mtim.Sec != when.Unix() {
+	if link.Uid != 12 || tmp.Mode != unix.S_IFDIR|0o1777 || int64(tmp.Mtim.Sec) != when.Unix() {
 		t.Errorf("link's owner %d; tmp: mode %o, time %d", link.Uid, tmp.Mode, tmp.Mtim.Sec)
 	}
 	buf := make([]byte, 100)

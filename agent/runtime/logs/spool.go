@@ -111,7 +111,7 @@ func (s *spool) fill(source, limit int) (int, error) {
 			continue
 		}
 		if n > 0 {
-			s.size += n
+			s.size += int64(n)
 		}
 		return int(n), err
 	}
