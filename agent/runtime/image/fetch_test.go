@@ -46,6 +46,22 @@ func serve(w http.ResponseWriter, status int, contentRange string, body []byte) 
 	return true
 }
 
+// cutThen breaks the first answer off after 300,000 bytes and answers the second request by then.
+func cutThen(then func(w http.ResponseWriter, blob []byte) bool) func(blob []byte) func(w http.ResponseWriter, r *http.Request, n int) bool {
+	return func(blob []byte) func(w http.ResponseWriter, r *http.Request, n int) bool {
+		return func(w http.ResponseWriter, _ *http.Request, n int) bool {
+			switch n {
+			case 1:
+				w.Header().Set("Content-Length", fmt.Sprint(len(blob)))
+				_, _ = (&cut{w, 300_000}).Write(blob)
+			case 2:
+				return then(w, blob)
+			}
+			return false
+		}
+	}
+}
+
 func dig(s string) digest.Digest { return digest.Digest(s) }
 
 const blobSize = 1 << 20
@@ -104,63 +120,27 @@ func TestBrokenDownloads(t *testing.T) {
 			want: []string{"", "bytes=300000-%d"},
 		},
 		"another range than asked for": {
-			fault: func(blob []byte) func(w http.ResponseWriter, r *http.Request, n int) bool {
-				return func(w http.ResponseWriter, r *http.Request, n int) bool {
-					switch n {
-					case 1:
-						w.Header().Set("Content-Length", fmt.Sprint(len(blob)))
-						_, _ = (&cut{w, 300_000}).Write(blob)
-					case 2:
-						return serve(w, http.StatusPartialContent, fmt.Sprintf("bytes 200000-%d/%d", len(blob)-1, len(blob)), blob[200_000:])
-					}
-					return false
-				}
-			},
+			fault: cutThen(func(w http.ResponseWriter, blob []byte) bool {
+				return serve(w, http.StatusPartialContent, fmt.Sprintf("bytes 200000-%d/%d", len(blob)-1, len(blob)), blob[200_000:])
+			}),
 			want: []string{"", "bytes=300000-%d", ""},
 		},
 		"another size": {
-			fault: func(blob []byte) func(w http.ResponseWriter, r *http.Request, n int) bool {
-				return func(w http.ResponseWriter, r *http.Request, n int) bool {
-					switch n {
-					case 1:
-						w.Header().Set("Content-Length", fmt.Sprint(len(blob)))
-						_, _ = (&cut{w, 300_000}).Write(blob)
-					case 2:
-						return serve(w, http.StatusPartialContent, fmt.Sprintf("bytes 300000-%d/%d", len(blob)-1, len(blob)+7), blob[300_000:])
-					}
-					return false
-				}
-			},
+			fault: cutThen(func(w http.ResponseWriter, blob []byte) bool {
+				return serve(w, http.StatusPartialContent, fmt.Sprintf("bytes 300000-%d/%d", len(blob)-1, len(blob)+7), blob[300_000:])
+			}),
 			want: []string{"", "bytes=300000-%d", ""},
 		},
 		"no Content-Range": {
-			fault: func(blob []byte) func(w http.ResponseWriter, r *http.Request, n int) bool {
-				return func(w http.ResponseWriter, r *http.Request, n int) bool {
-					switch n {
-					case 1:
-						w.Header().Set("Content-Length", fmt.Sprint(len(blob)))
-						_, _ = (&cut{w, 300_000}).Write(blob)
-					case 2:
-						return serve(w, http.StatusPartialContent, "", blob[300_000:])
-					}
-					return false
-				}
-			},
+			fault: cutThen(func(w http.ResponseWriter, blob []byte) bool {
+				return serve(w, http.StatusPartialContent, "", blob[300_000:])
+			}),
 			want: []string{"", "bytes=300000-%d", ""},
 		},
 		"not satisfiable": {
-			fault: func(blob []byte) func(w http.ResponseWriter, r *http.Request, n int) bool {
-				return func(w http.ResponseWriter, r *http.Request, n int) bool {
-					switch n {
-					case 1:
-						w.Header().Set("Content-Length", fmt.Sprint(len(blob)))
-						_, _ = (&cut{w, 300_000}).Write(blob)
-					case 2:
-						return serve(w, http.StatusRequestedRangeNotSatisfiable, "", nil)
-					}
-					return false
-				}
-			},
+			fault: cutThen(func(w http.ResponseWriter, blob []byte) bool {
+				return serve(w, http.StatusRequestedRangeNotSatisfiable, "", nil)
+			}),
 			want: []string{"", "bytes=300000-%d", ""},
 		},
 		"wrong content": {

@@ -47,27 +47,9 @@ func (s *Store) MountMapped(key, target string, to Mapping) error {
 
 // MountImageMapped is MountImage as containers with users of their own see it.
 func (s *Store) MountImageMapped(imageID, target string, to Mapping) error {
-	s.removal.RLock()
-	defer s.removal.RUnlock()
-	img, err := s.Get(imageID)
-	if err != nil {
-		return err
-	}
-	if mounted, err := isMounted(target); err != nil || mounted {
-		return err
-	}
-	lower, err := s.lower(img.DiffIDs)
-	if err != nil {
-		return err
-	}
-	empty, err := s.emptyDir()
-	if err != nil {
-		return err
-	}
-	if err := s.overlayMapped(append(lower, empty), nil, target, unix.MS_RDONLY, to); err != nil {
-		return fmt.Errorf("mount image %s: %w", imageID, err)
-	}
-	return nil
+	return s.mountImage(imageID, target, func(lower []string) error {
+		return s.overlayMapped(lower, nil, target, unix.MS_RDONLY, to)
+	})
 }
 
 // overlayMapped mounts an overlay over the layers as an id-mapped mount shows them. One such mount of the directory of

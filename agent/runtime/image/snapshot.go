@@ -87,6 +87,13 @@ func (s *Store) Mount(key string) (string, error) {
 
 // MountImage mounts an image read-only at target, for image volumes.
 func (s *Store) MountImage(imageID, target string) error {
+	return s.mountImage(imageID, target, func(lower []string) error {
+		return mountOverlay(lower, nil, target, unix.MS_RDONLY)
+	})
+}
+
+// mountImage has overlay mount the image's layers at target, unless it is mounted there.
+func (s *Store) mountImage(imageID, target string, overlay func(lower []string) error) error {
 	s.removal.RLock()
 	defer s.removal.RUnlock()
 	img, err := s.Get(imageID)
@@ -105,7 +112,7 @@ func (s *Store) MountImage(imageID, target string) error {
 		return err
 	}
 	// An overlay without an upper directory needs two lower ones.
-	if err := mountOverlay(append(lower, empty), nil, target, unix.MS_RDONLY); err != nil {
+	if err := overlay(append(lower, empty)); err != nil {
 		return fmt.Errorf("mount image %s: %w", imageID, err)
 	}
 	return nil
