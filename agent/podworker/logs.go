@@ -3,6 +3,7 @@ package podworker
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -131,10 +132,44 @@ func (m *Manager) removeLog(pod *corev1.Pod, c *cri.Container) {
 }
 
 func (m *Manager) unlinkLogs(pod *corev1.Pod) {
-	links, _ := filepath.Glob(filepath.Join(m.containersDir(), fmt.Sprintf("%s_%s_*.log", pod.Name, pod.Namespace)))
+	m.unlink(fmt.Sprintf("%s_%s_*.log", pod.Name, pod.Namespace), m.logDir(pod))
+}
+
+// unlink removes the links of a pattern that lead into a pod's log directory.
+func (m *Manager) unlink(pattern, logDir string) {
+	links, _ := filepath.Glob(filepath.Join(m.containersDir(), pattern))
 	for _, l := range links {
-		if target, err := os.Readlink(l); err == nil && strings.HasPrefix(target, m.logDir(pod)+"/") {
+		if target, err := os.Readlink(l); err == nil && strings.HasPrefix(target, logDir+"/") {
 			_ = os.Remove(l)
 		}
 	}
+}
+
+// loggedPods lists the pods that have a log directory, namespace_name_uid.
+func (m *Manager) loggedPods() ([]types.UID, error) {
+	entries, err := os.ReadDir(m.cfg.PodLogDir)
+	if err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("directory of the pods' logs: %w", err)
+	}
+	var out []types.UID
+	for _, e := range entries {
+		if parts := strings.Split(e.Name(), "_"); len(parts) == 3 && parts[2] != "" && e.IsDir() {
+			out = append(out, types.UID(parts[2]))
+		}
+	}
+	return out, nil
+}
+
+// removeLogs removes the logs of a pod of which only the UID is known, and the links to them.
+func (m *Manager) removeLogs(uid types.UID) error {
+	dirs, err := filepath.Glob(filepath.Join(m.cfg.PodLogDir, "*_*_"+string(uid)))
+	if err != nil {
+		return fmt.Errorf("logs of pod %s: %w", uid, err)
+	}
+	var errs []error
+	for _, dir := range dirs {
+		m.unlink("*.log", dir)
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	return errors.Join(errs...)
 }

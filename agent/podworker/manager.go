@@ -332,10 +332,13 @@ func (m *Manager) orphan(p cri.Pod) {
 	w.kickLocked()
 }
 
-// sweep removes what earlier runs left of pods that have neither a worker nor containers: volumes, cgroups, directories.
+// sweep removes what earlier runs left of pods that have neither a worker nor containers: volumes, cgroups, directories,
+// logs.
 func (m *Manager) sweep() {
 	left := map[types.UID]bool{}
-	for name, list := range map[string]func() ([]types.UID, error){"volumes": m.volumes.Pods, "cgroups": m.cgroups.Pods, "directories": m.podDirs, "resources": m.resourcePods} {
+	for name, list := range map[string]func() ([]types.UID, error){
+		"volumes": m.volumes.Pods, "cgroups": m.cgroups.Pods, "directories": m.podDirs, "logs": m.loggedPods, "resources": m.resourcePods,
+	} {
 		uids, err := list()
 		if err != nil {
 			m.log.Warn("remains of earlier pods not listed", "kind", name, "err", err)
@@ -356,7 +359,7 @@ func (m *Manager) sweep() {
 			err = errors.Join(m.cgroups.Remove(uid), m.releaseUsers(uid), m.releaseResources(m.ctx, uid))
 		}
 		if err == nil {
-			err = os.RemoveAll(m.podDir(uid))
+			err = errors.Join(m.removeLogs(uid), os.RemoveAll(m.podDir(uid)))
 		}
 		if err != nil {
 			m.log.Warn("remains of an earlier pod not removed", "uid", uid, "err", err)

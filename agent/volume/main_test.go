@@ -154,6 +154,12 @@ func (c *cluster) Allocatable() corev1.ResourceList {
 
 func setup(t *testing.T) (*Volumes, *cluster) {
 	t.Helper()
+	return setupAt(t, time.Now)
+}
+
+// setupAt is setup with another clock.
+func setupAt(t *testing.T, now func() time.Time) (*Volumes, *cluster) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("mounts need root")
 	}
@@ -163,6 +169,7 @@ func setup(t *testing.T) (*Volumes, *cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	v.now = now
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- v.Run(ctx) }()

@@ -253,10 +253,9 @@ func TestRestartWithoutAPIServer(t *testing.T) {
 
 // After a reboot without the API server, a pod is kept waiting for a while only; its token follows.
 func TestFirstStartWithoutAPIServer(t *testing.T) {
-	v, c := setup(t)
 	now := time.Now()
 	var mu sync.Mutex
-	v.now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
+	v, c := setupAt(t, func() time.Time { mu.Lock(); defer mu.Unlock(); return now })
 	later := func(d time.Duration) { mu.Lock(); now = now.Add(d); mu.Unlock(); v.poke() }
 	c.away(true)
 	p := pod(tokenVolume())
