@@ -69,8 +69,8 @@ chaos: programs ## kills at random during 500 pods, full disks, lost records, ea
 vm: programs ## a node in QEMU (kernel 6.1, systemd, cgroup v2): smoke list and twenty power cuts (root, an hour)
 	@VM=1 go test -count=1 -timeout 180m -v ./test/vm/...
 
-conformance: programs ## upstream's conformance suite against the lab (root, long); FOCUS and PROCS narrow it
-	@test/conformance/run
+conformance: programs ## upstream's conformance suite, serial specs included, against the lab (root, 45 minutes); FOCUS and SKIP narrow it
+	@BIN=$(BIN) test/conformance/run
 
 crossings: programs ## the upstream kubelet on mote-runtime, and mote agent on containerd, with the specs of test/crossings/smoke (root, long)
 	@test/conformance/build >/dev/null && test/peers/build >/dev/null && test/crossings/run
