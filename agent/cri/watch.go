@@ -35,9 +35,8 @@ func (c *Client) follow(ctx context.Context, cache *Cache, synced func()) error 
 	if err != nil {
 		return fmt.Errorf("subscribe to container events: %w", err)
 	}
-	// The list comes after the subscription, so that no change falls between the two. A server stream is only known to
-	// be up when the server sends something, which an idle runtime doesn't; the list's own round trip on the same
-	// connection comes after the stream's request, and the runtime handles it after that.
+	// The list comes after the subscription, so that no change falls between the two.
+	subscribed(ctx, stream)
 	if err := c.List(ctx, cache); err != nil {
 		return err
 	}
@@ -48,6 +47,24 @@ func (c *Client) follow(ctx context.Context, cache *Cache, synced func()) error 
 			return fmt.Errorf("container events: %w", err)
 		}
 		c.handle(ctx, cache, ev)
+	}
+}
+
+// headerWait is how long a runtime may take to say that it has subscribed us. One that never says so (containerd sends its
+// header with the first event) has long done it by then.
+const headerWait = 200 * time.Millisecond
+
+// subscribed waits until the runtime listens on our behalf: mote-runtime sends the stream's header then.
+func subscribed(ctx context.Context, stream grpc.ClientStream) {
+	header := make(chan struct{})
+	go func() {
+		defer close(header)
+		_, _ = stream.Header() // a broken stream says so when it is read
+	}()
+	select {
+	case <-header:
+	case <-ctx.Done():
+	case <-time.After(headerWait):
 	}
 }
 

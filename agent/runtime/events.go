@@ -72,6 +72,10 @@ func (s *Service) emit(sb *sandbox, id string, kind cri.ContainerEventType) {
 func (s *Service) GetContainerEvents(_ *cri.GetEventsRequest, stream cri.RuntimeService_GetContainerEventsServer) error {
 	ch := s.events.subscribe()
 	defer s.events.unsubscribe(ch)
+	// The header tells the listener that from here on it misses nothing.
+	if err := stream.SendHeader(nil); err != nil {
+		return err
+	}
 	for {
 		select {
 		case <-stream.Context().Done():

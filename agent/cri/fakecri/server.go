@@ -237,6 +237,9 @@ func (r *Runtime) GetContainerEvents(_ *runtimeapi.GetEventsRequest, s grpc.Serv
 		delete(r.watchers, ch)
 		r.mu.Unlock()
 	}()
+	if err := s.SendHeader(nil); err != nil {
+		return err
+	}
 	for {
 		select {
 		case <-s.Context().Done():
