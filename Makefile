@@ -78,9 +78,9 @@ crossings: programs ## the upstream kubelet on mote-runtime, and mote agent on c
 fuzz: deps ## every fuzz target for FUZZTIME (30s) each; what reaches new code is kept in testdata/fuzz
 	@hack/fuzz
 
-cri-compare: deps ## critest and test/cri against mote-runtime and containerd (root, long); writes docs/conformance.md
+cri-compare: deps ## critest and test/cri against mote-runtime and containerd (root, long), VM=1: in test/vm; writes docs/conformance.md
 	@test/peers/build
-	@go run ./test/peers/compare
+	@$(if $(VM),$(MAKE) -s programs && MOTE_BIN=$(abspath $(BIN)) )go run ./test/peers/compare $(if $(VM),-vm)
 
 clean: ## remove what the build made
 	@rm -rf $(BIN)

@@ -36,6 +36,12 @@ func openDir(t *testing.T) string {
 func probe(t *testing.T) string {
 	t.Helper()
 	dir := openDir(t)
+	if made, err := os.ReadFile(filepath.Join(shared.bin, "probe")); err == nil { // a machine without Go
+		if err := os.WriteFile(filepath.Join(dir, "probe"), made, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
 	build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, "probe"), "./probe")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {

@@ -8,6 +8,7 @@ package vm
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -23,9 +25,13 @@ import (
 
 // Machine is one virtual machine. It may be started again after Cut.
 type Machine struct {
-	Dir   string // disk.img, console.log, port.sock
-	Cache string // vmlinuz, initrd.img
-	Boots int
+	Dir    string // console.log, port.sock
+	Disk   string // "": disk.img in Dir
+	Cache  string // vmlinuz, initrd.img
+	Memory int    // MiB; 0: 768
+	NIC    string // as QEMU's -nic says it; "": a network of its own
+	Unsafe bool   // writes needn't outlive a power cut
+	Boots  int
 
 	cmd  *exec.Cmd
 	done chan struct{}
@@ -65,11 +71,16 @@ func (m *Machine) Boot(ctx context.Context) error {
 	defer console.Close()
 	m.Boots++
 	fmt.Fprintf(console, "\n=== boot %d\n", m.Boots)
-	m.cmd = exec.Command("qemu-system-x86_64", "-M", "q35,accel=tcg", "-cpu", "max", "-m", "768", "-smp", "2", "-display", "none", "-no-reboot",
+	writes := "directsync"
+	if m.Unsafe {
+		writes = "unsafe"
+	}
+	m.cmd = exec.Command("qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max",
+		"-m", strconv.Itoa(cmp.Or(m.Memory, 768)), "-smp", "2", "-display", "none", "-no-reboot",
 		"-kernel", filepath.Join(m.Cache, "vmlinuz"), "-initrd", filepath.Join(m.Cache, "initrd.img"),
-		"-append", "console=ttyS0 root=/dev/vda rw panic=1 systemd.show_status=false quiet",
-		"-drive", "id=d,format=raw,if=virtio,cache=directsync,file="+filepath.Join(m.Dir, "disk.img"),
-		"-nic", "user,model=virtio-net-pci", "-serial", "stdio",
+		"-append", "console=ttyS0 root=/dev/vda rw panic=1 mitigations=off systemd.show_status=false quiet",
+		"-drive", "id=d,format=raw,if=virtio,cache="+writes+",file="+cmp.Or(m.Disk, filepath.Join(m.Dir, "disk.img")),
+		"-nic", cmp.Or(m.NIC, "user,model=virtio-net-pci"), "-serial", "stdio",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=port,server=on,wait=off,path="+sock, "-device", "virtserialport,chardev=port,name=mote")
 	m.cmd.Stdout, m.cmd.Stderr = console, console
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

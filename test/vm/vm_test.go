@@ -41,34 +41,23 @@ func runTests(m *testing.M) (int, error) {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
-	bin := os.Getenv("MOTE_BIN")
-	if bin == "" {
-		bin = "../../bin"
-	}
-	if base.cache = os.Getenv("VM_CACHE"); base.cache == "" {
-		base.cache = "/var/cache/mote-vm"
-	}
 	base.disk = filepath.Join(dir, "base.img")
-	build := exec.Command("go", "build", "-trimpath", "-tags", "netgo,osusergo", "-o", filepath.Join(bin, "guest"), "./guest")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("build the guest's program: %w: %s", err, out)
-	}
 	archive := filepath.Join(dir, "busybox.tar")
 	if out, err := exec.Command("go", "run", "../../examples/pack", "-o", archive, "-ref", "mote.local/busybox:1", "/bin/busybox").CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("make the test image: %w: %s", err, out)
 	}
-	archives := []string{archive}
+	disk := Disk{Archives: []string{archive}}
 	if more := os.Getenv("VM_IMAGES"); more != "" {
 		found, err := filepath.Glob(more)
 		if err != nil {
 			return 1, err
 		}
-		archives = append(archives, found...)
+		disk.Archives = append(disk.Archives, found...)
 	}
-	if out, err := exec.Command("./mkdisk", append([]string{base.cache, bin, base.disk}, archives...)...).CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("make the disk: %w: %s", err, out)
+	if err := disk.Make(context.Background(), base.disk); err != nil {
+		return 1, err
 	}
+	base.cache = disk.Cache
 	return m.Run(), nil
 }
 

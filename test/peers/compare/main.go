@@ -1,7 +1,8 @@
 // Command compare runs test/cri and cri-tools' suite in it against mote-runtime and containerd, and writes what passed as
-// a table between the lines "<!-- cri -->" and "<!-- /cri -->" of a Markdown file.
+// a table between the lines "<!-- cri -->" and "<!-- /cri -->" of a Markdown file. With -vm they run in a virtual machine
+// (test/vm: kernel 6.1, cgroup v2), and the lines are "<!-- cri vm -->" and "<!-- /cri vm -->".
 //
-// Reads:  test/cri; what test/peers/build made.
+// Reads:  test/cri; what test/peers/build made; with -vm Mote's programs in $MOTE_BIN or bin.
 // Writes: the file named by -doc, and the tests' output into -logs.
 package main
 
@@ -27,17 +28,25 @@ var runtimes = []string{"mote", "containerd"}
 func main() {
 	doc := flag.String("doc", "docs/conformance.md", "the file with the table")
 	logs := flag.String("logs", os.TempDir(), "where cri-mote.json and cri-containerd.json go")
+	machine := flag.Bool("vm", false, "run them in a virtual machine, and keep cri-mote-vm.json and cri-containerd-vm.json")
+	only := flag.String("only", "", "run this one alone (mote or containerd) and take the other's last run from -logs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := compare(ctx, *doc, *logs); err != nil {
+	if err := (comparison{*doc, *logs, *machine, *only}).run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "compare:", err)
 		os.Exit(1)
 	}
 }
 
-func compare(ctx context.Context, doc, logs string) error {
-	logs, err := filepath.Abs(logs)
+type comparison struct {
+	doc, logs string
+	machine   bool
+	only      string
+}
+
+func (c comparison) run(ctx context.Context) error {
+	logs, err := filepath.Abs(c.logs)
 	if err != nil {
 		return err
 	}
@@ -52,20 +61,36 @@ func compare(ctx context.Context, doc, logs string) error {
 		return fmt.Errorf("build the tests: %w", err)
 	}
 	defer os.Remove(program)
-	results := map[string]outcomes{}
-	for _, name := range runtimes {
-		raw, err := runTests(ctx, program, name)
-		if err := os.WriteFile(filepath.Join(logs, "cri-"+name+".json"), raw, 0o600); err != nil {
+	run, mark, suffix := runTests, "cri", ""
+	if c.machine {
+		guest, err := newGuest(ctx, logs, program)
+		if err != nil {
 			return err
 		}
-		if len(raw) == 0 {
-			return fmt.Errorf("the tests on %s said nothing: %w", name, err)
+		defer guest.close()
+		run, mark, suffix = guest.runTests, "cri vm", "-vm"
+	}
+	results := map[string]outcomes{}
+	for _, name := range runtimes {
+		file := filepath.Join(logs, "cri-"+name+suffix+".json")
+		if c.only == "" || c.only == name {
+			raw, runErr := run(ctx, program, name)
+			if err := os.WriteFile(file, raw, 0o600); err != nil {
+				return err
+			}
+			if len(raw) == 0 {
+				return fmt.Errorf("the tests on %s said nothing: %w", name, runErr)
+			}
+		}
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("no run of %s to take: %w", name, err)
 		}
 		results[name] = leaves(raw)
 	}
 	text := render(table(results, areas), differences(results))
 	fmt.Print(text)
-	return insert(doc, text)
+	return insert(c.doc, mark, text)
 }
 
 // runTests returns the events of one run; failed tests are no error.
@@ -220,12 +245,12 @@ func render(rows map[string]map[string]count, differ []string) string {
 	return out.String()
 }
 
-func insert(path, text string) error {
+func insert(path, mark, text string) error {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	const begin, end = "<!-- cri -->\n", "<!-- /cri -->"
+	begin, end := "<!-- "+mark+" -->\n", "<!-- /"+mark+" -->"
 	before, rest, found := strings.Cut(string(raw), begin)
 	_, after, ended := strings.Cut(rest, end)
 	if !found || !ended {
