@@ -98,6 +98,7 @@ func (w *worker) runSandbox(pod *corev1.Pod, a Action) {
 			w.sandboxFailed(pod, "FailedKillPod", fmt.Errorf("stop sandbox: %w", err))
 			return
 		}
+		w.done(func() { w.noteStopped(a.ID) })
 	}
 	w.beganWithUsers(pod)
 	cfg, err := w.sandboxOf(ctx, pod, a.Attempt)
@@ -173,8 +174,17 @@ func (w *worker) stopSandbox(id string) {
 		if err != nil {
 			w.m.event(w.pod, "", corev1.EventTypeWarning, "FailedKillPod", "error killing pod: "+cri.Text(err))
 			w.sandboxAt = w.m.now().Add(retry(&w.sandboxTries))
+			return
 		}
+		w.noteStopped(id)
 	})
+}
+
+func (w *worker) noteStopped(id string) {
+	if w.stopped == nil {
+		w.stopped = map[string]bool{}
+	}
+	w.stopped[id] = true
 }
 
 // release gives back what the pod stood on. Its containers have all ended.

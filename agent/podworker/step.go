@@ -31,6 +31,7 @@ type View struct {
 	Preparing, SandboxBusy, Releasing bool
 	Starting                          string
 	Killing                           map[string]bool // container ID
+	Stopped                           map[string]bool // sandboxes that this agent has had stopped
 	// Not before these times: after a failed try.
 	PrepareAt, SandboxAt time.Time
 	// Settled is when a change of the spec counts: quick edits one after another are one restart.
@@ -389,7 +390,8 @@ func end(v View, d *Decision) {
 		return
 	}
 	for _, sb := range v.Observed.Sandboxes {
-		if sb.State == cri.Running {
+		// One that isn't ready may still have its network: it died, or its stop was cut short.
+		if sb.State == cri.Running || !v.Stopped[sb.ID] {
 			if v.Now.Before(v.SandboxAt) {
 				d.wake(v.SandboxAt)
 				return

@@ -54,6 +54,7 @@ type worker struct {
 	starting                          string
 	cancelStart                       context.CancelFunc
 	killing                           map[string]*kill
+	stopped                           map[string]bool // sandboxes
 	containers                        map[string]*containerState
 	messages                          map[string]string            // container ID → termination message
 	given                             *corev1.ResourceRequirements // what the pod as a whole has; nil when it asks for nothing as such
@@ -147,7 +148,7 @@ func (w *worker) turn() {
 	v := View{
 		Pod: w.pod, Old: w.last, Now: now, Ending: w.ending, Observed: p,
 		Prepared: w.prepared, Held: w.held, Preparing: w.preparing, SandboxBusy: w.sandboxBusy, Releasing: w.releasing,
-		Starting: w.starting, PrepareAt: w.prepareAt, SandboxAt: w.sandboxAt, Settled: w.settled,
+		Starting: w.starting, PrepareAt: w.prepareAt, SandboxAt: w.sandboxAt, Settled: w.settled, Stopped: w.stopped,
 		Killing: make(map[string]bool, len(w.killing)), Containers: make(map[string]ContainerView, len(w.containers)),
 	}
 	for id := range w.killing {

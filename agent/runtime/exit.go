@@ -9,8 +9,6 @@ import (
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/mote-edge/mote/agent/runtime/image"
 )
 
 // containerExited runs once, when a container's first process has ended.
@@ -131,12 +129,7 @@ func (s *Service) afterExit(c *container) {
 	if err := s.unmountRoot(id); err != nil {
 		s.log.Warn("unmount the root of an ended container", "container", id, "err", err)
 	}
-	for _, volume := range c.rec.Volumes {
-		if err := image.UnmountPath(volume); err != nil {
-			s.log.Warn("unmount an image volume", "container", id, "err", err)
-		}
-	}
-	if err := os.RemoveAll(filepath.Join(s.cfg.RunDir, "ctr", id)); err != nil {
+	if err := s.removeRunDir(id); err != nil {
 		s.log.Warn("remove the run directory of an ended container", "container", id, "err", err)
 	}
 }

@@ -96,10 +96,12 @@ func (s *Service) save(kind, id string, record any) error {
 		return fmt.Errorf("checkpoint of %s: %w", id, err)
 	}
 	path := s.recordPath(kind, id)
-	if err := os.WriteFile(path+".tmp", raw, 0o600); err != nil {
-		return fmt.Errorf("checkpoint: %w", err)
+	err = os.WriteFile(path+".tmp", raw, 0o600)
+	if err == nil {
+		err = os.Rename(path+".tmp", path)
 	}
-	if err := os.Rename(path+".tmp", path); err != nil {
+	if err != nil {
+		_ = os.Remove(path + ".tmp") // a full disk leaves half of it
 		return fmt.Errorf("checkpoint: %w", err)
 	}
 	return nil

@@ -32,17 +32,17 @@ func FuzzRecords(f *testing.F) {
 			raw = append(append(append([]byte{}, record[:len(record)-1]...), `,"config":`...), append(text, '}')...)
 		}
 		s := &Service{sandboxes: map[string]*sandbox{}, names: map[string]string{}}
-		if err := s.loadSandbox(raw); err == nil {
+		if err := s.loadSandbox(raw, "a"); err == nil {
 			for id, sb := range s.sandboxes {
-				if id == "" || sb.config.GetMetadata() == nil {
-					t.Errorf("a sandbox without ID or name: %s", raw)
+				if id != "a" || sb.config.GetMetadata() == nil {
+					t.Errorf("a sandbox of another ID or without a name: %s", raw)
 				}
 			}
 		}
-		if c, err := loadContainer(raw); err == nil {
+		if c, err := loadContainer(raw, "a"); err == nil {
 			_ = c.status()
 			_ = containerName(c.config, c.rec.SandboxID)
-			if c.rec.ID == "" || c.config.GetMetadata() == nil {
+			if c.rec.ID != "a" || c.config.GetMetadata() == nil {
 				t.Errorf("a container without ID or name: %s", raw)
 			}
 		}

@@ -28,7 +28,7 @@ func (s *Service) restore(ctx context.Context) error {
 	}
 	var containers []*container
 	for _, entry := range entries {
-		kind, _, _ := strings.Cut(entry.Name(), "-")
+		kind, id, _ := strings.Cut(entry.Name(), "-")
 		path := filepath.Join(dir, entry.Name())
 		raw, err := os.ReadFile(path)
 		if err != nil {
@@ -38,10 +38,10 @@ func (s *Service) restore(ctx context.Context) error {
 		case strings.HasSuffix(entry.Name(), ".tmp"):
 			_ = os.Remove(path)
 		case kind == "s":
-			err = s.loadSandbox(raw)
+			err = s.loadSandbox(raw, id)
 		case kind == "c":
 			var c *container
-			if c, err = loadContainer(raw); err == nil {
+			if c, err = loadContainer(raw, id); err == nil {
 				containers = append(containers, c)
 			}
 		}
@@ -88,7 +88,8 @@ func (s *Service) restore(ctx context.Context) error {
 	return nil
 }
 
-func (s *Service) loadSandbox(raw []byte) error {
+// loadSandbox takes in a checkpoint by the ID that its file is named after: directories are named after it, too.
+func (s *Service) loadSandbox(raw []byte, id string) error {
 	sb := &sandbox{config: &cri.PodSandboxConfig{}}
 	if err := json.Unmarshal(raw, &sb.rec); err != nil {
 		return err
@@ -96,7 +97,7 @@ func (s *Service) loadSandbox(raw []byte) error {
 	if err := proto.Unmarshal(sb.rec.Config, sb.config); err != nil {
 		return err
 	}
-	if sb.rec.ID == "" || sb.config.Metadata == nil {
+	if id == "" || sb.rec.ID != id || sb.config.Metadata == nil {
 		return errors.New("incomplete record")
 	}
 	sb.rec.Config = nil
@@ -105,7 +106,7 @@ func (s *Service) loadSandbox(raw []byte) error {
 	return nil
 }
 
-func loadContainer(raw []byte) (*container, error) {
+func loadContainer(raw []byte, id string) (*container, error) {
 	var rec containerRecord
 	if err := json.Unmarshal(raw, &rec); err != nil {
 		return nil, err
@@ -114,7 +115,7 @@ func loadContainer(raw []byte) (*container, error) {
 	if err := proto.Unmarshal(rec.Config, config); err != nil {
 		return nil, err
 	}
-	if rec.ID == "" || config.Metadata == nil {
+	if id == "" || rec.ID != id || config.Metadata == nil {
 		return nil, errors.New("incomplete record")
 	}
 	rec.Config = nil
@@ -130,10 +131,11 @@ func (s *Service) restoreSandbox(ctx context.Context, sb *sandbox) {
 		sb.op.Lock()
 		defer sb.op.Unlock()
 		network.AwaitPlugins(sb.rec.ID)
+		// Nobody wrote down whether ADD was called. Plugins that collect do so below, all at once.
+		sb.rec.Attached = sb.rec.NetPath != "" && !s.net.Collects()
 		if err := s.tearDown(ctx, sb); err != nil {
-			s.log.Warn("take down a half-made sandbox; it stays, not ready", "sandbox", sb.rec.ID, "err", err)
-			sb.rec.Creating = false
-			_ = s.saveSandbox(sb)
+			s.log.Warn("take down a half-made sandbox; it stays, not ready, until it is stopped", "sandbox", sb.rec.ID, "err", err)
+			s.keepFailed(sb)
 			return
 		}
 		_ = s.forget("s", sb.rec.ID)
@@ -186,6 +188,9 @@ func (s *Service) restoreContainer(c *container) {
 		return
 	case stateCreated:
 		if c.rec.BootID == s.bootID {
+			if s.begun(c) { // the start didn't come as far as saying so
+				s.undoStart(c)
+			}
 			return // it can still be started
 		}
 	}
@@ -201,6 +206,17 @@ func (s *Service) restoreContainer(c *container) {
 		s.log.Error("follow a container again", "container", c.rec.ID, "err", err)
 		s.finish(c, 0, false)
 	}
+}
+
+// begun tells whether a start of a container has left anything yet.
+func (s *Service) begun(c *container) bool {
+	dir := filepath.Join(s.cfg.RunDir, "ctr", c.rec.ID)
+	for _, made := range []string{"log", "volumes", "check"} {
+		if _, err := os.Lstat(filepath.Join(dir, made)); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // adopt follows a container that an earlier runtime started; it may have ended meanwhile.

@@ -58,8 +58,11 @@ func (s *Service) RunPodSandbox(ctx context.Context, req *cri.RunPodSandboxReque
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
 		if err := s.tearDown(clean, sb); err != nil {
-			s.log.Error("clean up after a failed sandbox; the next start sweeps it", "sandbox", id, "err", err)
-		} else if err := s.forget("s", id); err != nil {
+			s.log.Error("clean up after a failed sandbox; it stays, not ready, until it is stopped", "sandbox", id, "err", err)
+			s.keepFailed(sb)
+			return
+		}
+		if err := s.forget("s", id); err != nil {
 			s.log.Error("forget a failed sandbox", "sandbox", id, "err", err)
 		}
 		s.unreserve(name)
@@ -79,6 +82,22 @@ func (s *Service) RunPodSandbox(ctx context.Context, req *cri.RunPodSandboxReque
 	s.emit(sb, id, cri.ContainerEventType_CONTAINER_CREATED_EVENT)
 	s.emit(sb, id, cri.ContainerEventType_CONTAINER_STARTED_EVENT)
 	return &cri.RunPodSandboxResponse{PodSandboxId: id}, nil
+}
+
+// keepFailed shows a sandbox that couldn't be made and couldn't be taken down: whoever wanted it stops and removes it like any
+// other, and makes another one.
+func (s *Service) keepFailed(sb *sandbox) {
+	sb.mu.Lock()
+	sb.rec.Creating, sb.rec.Ready = false, false
+	sb.mu.Unlock()
+	if err := s.saveSandbox(sb); err != nil {
+		s.log.Error("checkpoint a failed sandbox", "sandbox", sb.rec.ID, "err", err)
+	}
+	s.mu.Lock()
+	s.sandboxes[sb.rec.ID] = sb
+	s.mu.Unlock()
+	s.emit(sb, sb.rec.ID, cri.ContainerEventType_CONTAINER_CREATED_EVENT)
+	s.emit(sb, sb.rec.ID, cri.ContainerEventType_CONTAINER_STOPPED_EVENT)
 }
 
 // planNamespaces decides what will be pinned where, before anything exists, so that a crash leaves a full record.

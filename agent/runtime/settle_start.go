@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -29,6 +30,17 @@ func (s *Service) settleStart(c *container) bool {
 		}
 	}
 	s.log.Info("a container's start was cut short; it can be started again", "container", c.rec.ID)
+	s.undoStart(c)
+	c.rec.State, c.rec.Volumes = stateCreated, nil
+	if err := s.saveContainer(c); err != nil {
+		s.log.Error("checkpoint a container", "container", c.rec.ID, "err", err)
+	}
+	return false
+}
+
+// undoStart takes away what a start that was cut short had made, as far as it came: streams, cgroup, mounts, directories. What
+// the creation made stays: the writable layer.
+func (s *Service) undoStart(c *container) {
 	s.killCgroup(c.rec.Cgroup)
 	for _, fd := range c.held {
 		_ = unix.Close(fd)
@@ -38,21 +50,28 @@ func (s *Service) settleStart(c *container) bool {
 	if err := s.removeCgroup(c.rec.Cgroup); err != nil {
 		s.log.Warn("remove the cgroup of a start that was cut short", "container", c.rec.ID, "err", err)
 	}
-	for _, volume := range c.rec.Volumes {
-		if err := image.UnmountPath(volume); err != nil {
-			s.log.Warn("unmount an image volume", "container", c.rec.ID, "err", err)
+	if err := errors.Join(os.RemoveAll(filepath.Join(s.runcRoot(), c.rec.ID)), s.removeRunDir(c.rec.ID)); err != nil {
+		s.log.Warn("remove the remains of a start that was cut short", "container", c.rec.ID, "err", err)
+	}
+}
+
+// removeRunDir takes a container's directory in the run directory away, after all that is mounted in it: a removal goes on
+// through a mount, into an image or the container's own files. None is success.
+func (s *Service) removeRunDir(id string) error {
+	dir := filepath.Join(s.cfg.RunDir, "ctr", id)
+	points := []string{filepath.Join(dir, "rootfs"), filepath.Join(dir, "check")}
+	for _, volume := range names(filepath.Join(dir, "volumes")) {
+		points = append(points, filepath.Join(dir, "volumes", volume))
+	}
+	for _, point := range points {
+		if err := image.UnmountPath(point); err != nil {
+			return err
 		}
 	}
-	for _, dir := range []string{filepath.Join(s.runcRoot(), c.rec.ID), filepath.Join(s.cfg.RunDir, "ctr", c.rec.ID)} {
-		if err := os.RemoveAll(dir); err != nil {
-			s.log.Warn("remove the remains of a start that was cut short", "container", c.rec.ID, "err", err)
-		}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("run directory of a container: %w", err)
 	}
-	c.rec.State, c.rec.Volumes = stateCreated, nil
-	if err := s.saveContainer(c); err != nil {
-		s.log.Error("checkpoint a container", "container", c.rec.ID, "err", err)
-	}
-	return false
+	return nil
 }
 
 // passedGate tells whether a container's process went on to the image's program. libcontainer's init writes to a FIFO just

@@ -4,14 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/mote-edge/mote/agent/runtime/image"
 )
 
 // StopContainer asks a container to end and kills it after the timeout (seconds). Repeating it, or an unknown ID, is
@@ -98,15 +94,10 @@ func (s *Service) removeContainer(ctx context.Context, c *container) error {
 		}
 	}
 	id := c.rec.ID
-	for _, volume := range c.rec.Volumes {
-		if err := image.UnmountPath(volume); err != nil {
-			return err
-		}
-	}
 	if err := s.removeRoot(id); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(filepath.Join(s.cfg.RunDir, "ctr", id)); err != nil {
+	if err := s.removeRunDir(id); err != nil {
 		return err
 	}
 	for _, kind := range []string{"p", "c"} {

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/mote-edge/mote/agent/runtime/image"
 	"github.com/mote-edge/mote/agent/runtime/namespace"
 )
 
@@ -46,15 +45,9 @@ func (s *Service) sweep() (found bool) {
 		}
 	}
 	for _, id := range names(filepath.Join(s.cfg.RunDir, "ctr")) {
-		if s.containers[id] != nil {
-			continue
+		if s.containers[id] == nil {
+			warn("container directory", id, s.removeRunDir(id))
 		}
-		dir := filepath.Join(s.cfg.RunDir, "ctr", id)
-		_ = image.UnmountPath(filepath.Join(dir, "rootfs"))
-		for _, volume := range names(filepath.Join(dir, "volumes")) {
-			_ = image.UnmountPath(filepath.Join(dir, "volumes", volume))
-		}
-		warn("container directory", id, os.RemoveAll(dir))
 	}
 	for _, id := range names(filepath.Join(s.cfg.RunDir, "runc")) {
 		if s.containers[id] == nil && s.sandboxes[strings.TrimSuffix(id, "-init")] == nil {

@@ -3,6 +3,10 @@ package controllers
 import (
 	"fmt"
 
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
+
 	"github.com/mote-edge/mote/controlplane/controllers/cronjob"
 	"github.com/mote-edge/mote/controlplane/controllers/daemonset"
 	"github.com/mote-edge/mote/controlplane/controllers/deployment"
@@ -17,55 +21,33 @@ import (
 // workloads lists the controllers of workloads and Services.
 func workloads(cfg Config) ([]entry, error) {
 	var out []entry
-	var failed error
-	add := func(name string, c controller, err error) {
-		if err != nil && failed == nil {
-			failed = fmt.Errorf("controller %s: %w", name, err)
+	for _, w := range []struct {
+		name, source string // source is the component that its events name
+		start        func(Config, record.EventRecorder) (controller, error)
+	}{
+		{"replicaset", "replicaset-controller", made(replicaset.New)},
+		{"replicationcontroller", "replication-controller", made(replicaset.NewReplication)},
+		{"deployment", "deployment-controller", made(deployment.New)},
+		{"endpointslice", "endpoint-slice-controller", made(endpointslice.New)},
+		{"endpoints", "endpoint-controller", made(endpoints.New)},
+		{"endpointslicemirroring", "endpoint-slice-mirroring-controller", made(endpointslicemirroring.New)},
+		{"daemonset", "daemonset-controller", made(daemonset.New)},
+		{"job", "job-controller", made(job.New)},
+		{"cronjob", "cronjob-controller", made(cronjob.New)},
+		{"statefulset", "statefulset-controller", made(statefulset.New)},
+	} {
+		c, err := w.start(cfg, cfg.Recorder(w.source))
+		if err != nil {
+			return nil, fmt.Errorf("controller %s: %w", w.name, err)
 		}
-		out = append(out, entry{name, c})
-	}
-	{
-		c, err := replicaset.New(cfg.Client, cfg.Informers, cfg.Recorder("replicaset-controller"))
-		add("replicaset", c, err)
-	}
-	{
-		c, err := replicaset.NewReplication(cfg.Client, cfg.Informers, cfg.Recorder("replication-controller"))
-		add("replicationcontroller", c, err)
-	}
-	{
-		c, err := deployment.New(cfg.Client, cfg.Informers, cfg.Recorder("deployment-controller"))
-		add("deployment", c, err)
-	}
-	{
-		c, err := endpointslice.New(cfg.Client, cfg.Informers, cfg.Recorder("endpoint-slice-controller"))
-		add("endpointslice", c, err)
-	}
-	{
-		c, err := endpoints.New(cfg.Client, cfg.Informers, cfg.Recorder("endpoint-controller"))
-		add("endpoints", c, err)
-	}
-	{
-		c, err := endpointslicemirroring.New(cfg.Client, cfg.Informers, cfg.Recorder("endpoint-slice-mirroring-controller"))
-		add("endpointslicemirroring", c, err)
-	}
-	{
-		c, err := daemonset.New(cfg.Client, cfg.Informers, cfg.Recorder("daemonset-controller"))
-		add("daemonset", c, err)
-	}
-	{
-		c, err := job.New(cfg.Client, cfg.Informers, cfg.Recorder("job-controller"))
-		add("job", c, err)
-	}
-	{
-		c, err := cronjob.New(cfg.Client, cfg.Informers, cfg.Recorder("cronjob-controller"))
-		add("cronjob", c, err)
-	}
-	{
-		c, err := statefulset.New(cfg.Client, cfg.Informers, cfg.Recorder("statefulset-controller"))
-		add("statefulset", c, err)
-	}
-	if failed != nil {
-		return nil, failed
+		out = append(out, entry{w.name, c})
 	}
 	return out, nil
+}
+
+// made gives the constructors of the workload controllers one type.
+func made[C controller](f func(kubernetes.Interface, informers.SharedInformerFactory, record.EventRecorder) (C, error)) func(Config, record.EventRecorder) (controller, error) {
+	return func(cfg Config, rec record.EventRecorder) (controller, error) {
+		return f(cfg.Client, cfg.Informers, rec)
+	}
 }

@@ -220,6 +220,11 @@ func (l *Lab) Mote(ctx context.Context, node int, args ...string) (string, error
 	return run(ctx, "nsenter", append(n.enter(), append([]string{filepath.Join(l.cfg.Bin, "mote")}, append(args, n.dirs()...)...)...)...)
 }
 
+// Command prepares a program that runs in the node's namespaces.
+func (n *Node) Command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter", append(n.enter(), append([]string{program}, args...)...)...)
+}
+
 // Dir is the node's directory.
 func (n *Node) Dir() string { return filepath.Join(n.lab.cfg.Dir, n.Name) }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,11 +15,14 @@ import (
 )
 
 // Programs returns the node's processes that run one of Mote's programs, by program.
-func (n *Node) Programs() map[string][]int {
+func (n *Node) Programs() map[string][]int { return n.ProgramsIn(n.lab.cfg.Bin) }
+
+// ProgramsIn returns the node's processes that run a program of one of the directories, by program.
+func (n *Node) ProgramsIn(dirs ...string) map[string][]int {
 	out := map[string][]int{}
 	for _, pid := range n.processes() {
 		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-		if err == nil && filepath.Dir(exe) == n.lab.cfg.Bin {
+		if err == nil && slices.Contains(dirs, filepath.Dir(exe)) {
 			out[filepath.Base(exe)] = append(out[filepath.Base(exe)], pid)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -210,6 +211,16 @@ func (n *CNI) Detach(ctx context.Context, rt *libcni.RuntimeConf) error {
 		return fmt.Errorf("plugin type=%q failed (delete): %w", list.Plugins[0].Network.Type, err)
 	}
 	return nil
+}
+
+// Collects tells whether Collect reaches the plugins themselves, or only what libcni has written down.
+func (n *CNI) Collects() bool {
+	list, err := n.Config()
+	if err != nil || list.DisableGC {
+		return errors.Is(err, ErrNone) // without a configuration nothing was added
+	}
+	collects, err := version.GreaterThanOrEqualTo(list.CNIVersion, "1.1.0")
+	return err == nil && collects
 }
 
 // Stale tells whether there are attachments of sandboxes that aren't among these: reason enough for Collect, which starts

@@ -37,3 +37,24 @@ func TestStale(t *testing.T) {
 		t.Error("a is known in the first case and unknown in the second")
 	}
 }
+
+// Plugins free what an interrupted ADD left when they are asked to collect, from version 1.1 on.
+func TestCollects(t *testing.T) {
+	for conf, want := range map[string]bool{
+		"": true, // nothing can have been added
+		`{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"p"}]}`:                  false,
+		`{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"p"}]}`:                  true,
+		`{"cniVersion":"1.1.0","name":"n","disableGC":true,"plugins":[{"type":"p"}]}`: false,
+		`{"cniVersion":"1.1.0","name":"n","plugins":`:                                 false,
+	} {
+		dir := t.TempDir()
+		if conf != "" {
+			if err := os.WriteFile(filepath.Join(dir, "10-n.conflist"), []byte(conf), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := New(dir, nil, dir).Collects(); got != want {
+			t.Errorf("%s: %v, want %v", conf, got, want)
+		}
+	}
+}

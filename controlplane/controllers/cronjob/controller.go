@@ -53,22 +53,12 @@ func New(client kubernetes.Interface, f informers.SharedInformerFactory, rec rec
 		now:   time.Now,
 	}
 	c.queue = keyqueue.New("cronjob", workers, c.reconcile)
-	if err := owned.Index(jobs.Informer()); err != nil {
-		return nil, err
-	}
-	if err := owned.WatchSelf(cjs.Informer(), c.queue.Add, c.versions.Forget); err != nil {
-		return nil, err
-	}
-	err := owned.Watch(jobs.Informer(), owned.Handlers{Kind: kind.Kind, Owner: c.queue.Add})
-	return c, err
+	return c, owned.Follow(cjs.Informer(), c.versions.Forget, jobs.Informer(), owned.Handlers{Kind: kind.Kind, Owner: c.queue.Add})
 }
 
 // Run works until ctx is done. The informers are started by the caller.
 func (c *Controller) Run(ctx context.Context) error {
-	if cache.WaitForCacheSync(ctx.Done(), c.ready...) {
-		c.queue.Run(ctx)
-	}
-	return nil
+	return c.queue.RunWhenSynced(ctx, c.ready...)
 }
 
 func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) error {

@@ -67,19 +67,13 @@ func New(client kubernetes.Interface, f informers.SharedInformerFactory, rec rec
 		},
 	}
 	c.queue = keyqueue.New("daemonset", workers, c.reconcile)
-	for _, inf := range []cache.SharedIndexInformer{pods.Informer(), revs.Informer()} {
-		if err := owned.Index(inf); err != nil {
-			return nil, err
-		}
-	}
-	err := owned.WatchSelf(dss.Informer(), c.queue.Add, func(uid types.UID) {
+	forget := func(uid types.UID) {
 		c.pods.Forget(uid)
 		c.histories.Forget(uid)
-	})
-	if err != nil {
-		return nil, err
 	}
-	err = owned.Watch(pods.Informer(), owned.Handlers{Kind: kind.Kind, Owner: c.queue.Add, Orphan: c.orphan, Gone: c.pods.Gone})
+	err := owned.Follow(dss.Informer(), forget, pods.Informer(), owned.Handlers{
+		Kind: kind.Kind, Owner: c.queue.Add, Orphan: c.orphan, Gone: c.pods.Gone,
+	}, revs.Informer())
 	if err != nil {
 		return nil, err
 	}
@@ -94,10 +88,7 @@ func New(client kubernetes.Interface, f informers.SharedInformerFactory, rec rec
 
 // Run works until ctx is done. The informers are started by the caller.
 func (c *Controller) Run(ctx context.Context) error {
-	if cache.WaitForCacheSync(ctx.Done(), c.ready...) {
-		c.queue.Run(ctx)
-	}
-	return nil
+	return c.queue.RunWhenSynced(ctx, c.ready...)
 }
 
 func (c *Controller) orphan(pod metav1.Object) {
@@ -106,8 +97,7 @@ func (c *Controller) orphan(pod metav1.Object) {
 		return
 	}
 	for _, ds := range all {
-		sel, err := metav1.LabelSelectorAsSelector(ds.Spec.Selector)
-		if err == nil && !sel.Empty() && sel.Matches(labels.Set(pod.GetLabels())) {
+		if owned.Selects(ds.Spec.Selector, pod) {
 			c.queue.Add(types.NamespacedName{Namespace: ds.Namespace, Name: ds.Name})
 		}
 	}

@@ -58,25 +58,15 @@ func New(client kubernetes.Interface, f informers.SharedInformerFactory, rec rec
 		ready: []cache.InformerSynced{ds.Informer().HasSynced, rss.Informer().HasSynced, pods.Informer().HasSynced},
 	}
 	c.queue = keyqueue.New("deployment", workers, c.reconcile)
-	for _, inf := range []cache.SharedIndexInformer{rss.Informer(), pods.Informer()} {
-		if err := owned.Index(inf); err != nil {
-			return nil, err
-		}
-	}
-	if err := owned.WatchSelf(ds.Informer(), c.queue.Add, nil); err != nil {
-		return nil, err
-	}
-	// Pods aren't watched: what a rollout waits for shows in the status of their ReplicaSet.
-	err := owned.Watch(rss.Informer(), owned.Handlers{Kind: kind.Kind, Owner: c.queue.Add, Orphan: c.orphan})
-	return c, err
+	// Pods are indexed and not watched: what a rollout waits for shows in the status of their ReplicaSet.
+	return c, owned.Follow(ds.Informer(), nil, rss.Informer(), owned.Handlers{
+		Kind: kind.Kind, Owner: c.queue.Add, Orphan: c.orphan,
+	}, pods.Informer())
 }
 
 // Run works until ctx is done. The informers are started by the caller.
 func (c *Controller) Run(ctx context.Context) error {
-	if cache.WaitForCacheSync(ctx.Done(), c.ready...) {
-		c.queue.Run(ctx)
-	}
-	return nil
+	return c.queue.RunWhenSynced(ctx, c.ready...)
 }
 
 // orphan wakes the Deployments that would adopt a ReplicaSet.
@@ -86,8 +76,7 @@ func (c *Controller) orphan(rs metav1.Object) {
 		return
 	}
 	for _, d := range all {
-		sel, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
-		if err == nil && !sel.Empty() && sel.Matches(labels.Set(rs.GetLabels())) {
+		if owned.Selects(d.Spec.Selector, rs) {
 			c.queue.Add(types.NamespacedName{Namespace: d.Namespace, Name: d.Name})
 		}
 	}

@@ -86,10 +86,7 @@ func New(client kubernetes.Interface, f informers.SharedInformerFactory, rec rec
 
 // Run works until ctx is done. The informers are started by the caller.
 func (c *Controller) Run(ctx context.Context) error {
-	if cache.WaitForCacheSync(ctx.Done(), c.ready...) {
-		c.queue.Run(ctx)
-	}
-	return nil
+	return c.queue.RunWhenSynced(ctx, c.ready...)
 }
 
 func (c *Controller) reconcile(ctx context.Context, key types.NamespacedName) error {

@@ -70,13 +70,9 @@ func New(client kubernetes.Interface, f informers.SharedInformerFactory, rec rec
 	}
 	c.queue = keyqueue.New("job", workers, c.reconcile)
 	c.strays = keyqueue.New("job-strays", 1, c.freeStray)
-	if err := owned.Index(pods.Informer()); err != nil {
-		return nil, err
-	}
-	if err := owned.WatchSelf(jobs.Informer(), c.queue.Add, c.forget); err != nil {
-		return nil, err
-	}
-	err := owned.Watch(pods.Informer(), owned.Handlers{Kind: kind.Kind, Owner: c.queue.Add, Orphan: c.orphan, Gone: c.pods.Gone})
+	err := owned.Follow(jobs.Informer(), c.forget, pods.Informer(), owned.Handlers{
+		Kind: kind.Kind, Owner: c.queue.Add, Orphan: c.orphan, Gone: c.pods.Gone,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -91,14 +87,10 @@ func New(client kubernetes.Interface, f informers.SharedInformerFactory, rec rec
 
 // Run works until ctx is done. The informers are started by the caller.
 func (c *Controller) Run(ctx context.Context) error {
-	if !cache.WaitForCacheSync(ctx.Done(), c.ready...) {
-		return nil
-	}
 	var wg sync.WaitGroup
-	wg.Go(func() { c.strays.Run(ctx) })
-	c.queue.Run(ctx)
-	wg.Wait()
-	return nil
+	defer wg.Wait()
+	wg.Go(func() { _ = c.strays.RunWhenSynced(ctx, c.ready...) })
+	return c.queue.RunWhenSynced(ctx, c.ready...)
 }
 
 func (c *Controller) orphan(pod metav1.Object) {
@@ -107,8 +99,7 @@ func (c *Controller) orphan(pod metav1.Object) {
 		return
 	}
 	for _, j := range all {
-		sel, err := metav1.LabelSelectorAsSelector(j.Spec.Selector)
-		if err == nil && !sel.Empty() && sel.Matches(labels.Set(pod.GetLabels())) {
+		if owned.Selects(j.Spec.Selector, pod) {
 			c.queue.Add(types.NamespacedName{Namespace: j.Namespace, Name: j.Name})
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 )
@@ -67,6 +68,12 @@ func list[T any](ix cache.Indexer, key string) []T {
 		}
 	}
 	return out
+}
+
+// Selects tells whether an owner's selector matches an object. An empty or invalid one matches nothing.
+func Selects(selector *metav1.LabelSelector, o metav1.Object) bool {
+	sel, err := metav1.LabelSelectorAsSelector(selector)
+	return err == nil && !sel.Empty() && sel.Matches(labels.Set(o.GetLabels()))
 }
 
 // Handlers says whom to wake for a changed object.
@@ -176,6 +183,20 @@ func Key(obj any) (types.NamespacedName, bool) {
 		return types.NamespacedName{}, false
 	}
 	return types.NamespacedName{Namespace: m.GetNamespace(), Name: m.GetName()}, true
+}
+
+// Follow has a controller watch its own kind and the kind it owns, which is indexed by owner, as others may be. forget, if
+// not nil, is called with the UID of every deleted owner.
+func Follow(self cache.SharedIndexInformer, forget func(types.UID), children cache.SharedIndexInformer, h Handlers, indexed ...cache.SharedIndexInformer) error {
+	for _, inf := range append(indexed, children) {
+		if err := Index(inf); err != nil {
+			return err
+		}
+	}
+	if err := WatchSelf(self, h.Owner, forget); err != nil {
+		return err
+	}
+	return Watch(children, h)
 }
 
 // WatchSelf queues an owner whenever it changes; gone, if not nil, is called with the UID of a deleted one.

@@ -53,29 +53,17 @@ func newController(k kind, client kubernetes.Interface, f informers.SharedInform
 		kind:  k,
 		pods:  owned.Pods{Client: client, Lister: pods.Lister(), Recorder: rec, Pending: owned.NewPending()},
 		index: pods.Informer().GetIndexer(),
+		ready: []cache.InformerSynced{pods.Informer().HasSynced, k.informer().HasSynced},
 	}
 	c.queue = keyqueue.New(k.gvk().Kind, workers, c.reconcile)
-	for _, inf := range []cache.SharedIndexInformer{pods.Informer(), k.informer()} {
-		if err := owned.Index(inf); err != nil {
-			return nil, err
-		}
-		c.ready = append(c.ready, inf.HasSynced)
-	}
-	if err := owned.WatchSelf(k.informer(), c.queue.Add, c.pods.Forget); err != nil {
-		return nil, err
-	}
-	err := owned.Watch(pods.Informer(), owned.Handlers{
+	return c, owned.Follow(k.informer(), c.pods.Forget, pods.Informer(), owned.Handlers{
 		Kind: k.gvk().Kind, Owner: c.queue.Add, Orphan: c.orphan, Gone: c.pods.Gone,
-	})
-	return c, err
+	}, k.informer())
 }
 
 // Run works until ctx is done. The informers are started by the caller.
 func (c *Controller) Run(ctx context.Context) error {
-	if cache.WaitForCacheSync(ctx.Done(), c.ready...) {
-		c.queue.Run(ctx)
-	}
-	return nil
+	return c.queue.RunWhenSynced(ctx, c.ready...)
 }
 
 // orphan wakes the sets that would adopt a pod.

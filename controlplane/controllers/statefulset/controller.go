@@ -66,20 +66,14 @@ func New(client kubernetes.Interface, f informers.SharedInformerFactory, rec rec
 		},
 	}
 	c.queue = keyqueue.New("statefulset", workers, c.reconcile)
-	for _, inf := range []cache.SharedIndexInformer{pods.Informer(), revs.Informer()} {
-		if err := owned.Index(inf); err != nil {
-			return nil, err
-		}
-	}
-	err := owned.WatchSelf(sets.Informer(), c.queue.Add, func(uid types.UID) {
+	forget := func(uid types.UID) {
 		c.pending.Forget(uid)
 		c.versions.Forget(uid)
 		c.histories.Forget(uid)
-	})
-	if err != nil {
-		return nil, err
 	}
-	err = owned.Watch(pods.Informer(), owned.Handlers{Kind: kind.Kind, Owner: c.queue.Add, Orphan: c.orphan, Gone: c.pending.Gone})
+	err := owned.Follow(sets.Informer(), forget, pods.Informer(), owned.Handlers{
+		Kind: kind.Kind, Owner: c.queue.Add, Orphan: c.orphan, Gone: c.pending.Gone,
+	}, revs.Informer())
 	if err != nil {
 		return nil, err
 	}
@@ -111,10 +105,7 @@ func (c *Controller) claimGone(obj any) {
 
 // Run works until ctx is done. The informers are started by the caller.
 func (c *Controller) Run(ctx context.Context) error {
-	if cache.WaitForCacheSync(ctx.Done(), c.ready...) {
-		c.queue.Run(ctx)
-	}
-	return nil
+	return c.queue.RunWhenSynced(ctx, c.ready...)
 }
 
 func (c *Controller) orphan(pod metav1.Object) {
@@ -123,8 +114,7 @@ func (c *Controller) orphan(pod metav1.Object) {
 		return
 	}
 	for _, s := range all {
-		sel, err := metav1.LabelSelectorAsSelector(s.Spec.Selector)
-		if err == nil && !sel.Empty() && sel.Matches(labels.Set(pod.GetLabels())) && ordinalOf(s.Name, pod.GetName()) >= 0 {
+		if owned.Selects(s.Spec.Selector, pod) && ordinalOf(s.Name, pod.GetName()) >= 0 {
 			c.queue.Add(types.NamespacedName{Namespace: s.Namespace, Name: s.Name})
 		}
 	}
