@@ -40,13 +40,14 @@ func (c CNIConfig) write(podCIDR string, mtu int) (bool, error) {
 	}
 	content = append(content, '\n')
 	path := filepath.Join(c.Dir, conflist)
+	next := filepath.Join(c.Dir, "."+conflist+".tmp") // runtimes read *.conflist alone
+	_ = os.Remove(next)                               // a write that a crash cut off
 	if old, err := os.ReadFile(path); err == nil && string(old) == string(content) {
 		return false, nil
 	}
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return false, fmt.Errorf("CNI configuration: %w", err)
 	}
-	next := filepath.Join(c.Dir, "."+conflist+".tmp") // runtimes read *.conflist alone
 	if err := os.WriteFile(next, content, 0o644); err != nil {
 		return false, fmt.Errorf("CNI configuration: %w", err)
 	}

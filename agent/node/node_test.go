@@ -326,9 +326,11 @@ func TestRoutesFollowTheNodes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: foreign}); err != nil {
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: foreign}
+	if err := netlink.RouteAdd(route); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = netlink.RouteDel(route) })
 	has := func(want string) func() bool {
 		return func() bool {
 			routes, err := ourRoutes()

@@ -514,6 +514,9 @@ func TestBootstrapTokenExpires(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() {
+			_ = server.Client.CoreV1().Secrets("kube-system").Delete(context.Background(), "bootstrap-token-"+id, metav1.DeleteOptions{})
+		})
 	}
 	make("aaaaaa", time.Second)
 	make("bbbbbb", time.Hour)

@@ -3,6 +3,7 @@ package testns
 import (
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -29,6 +30,9 @@ func Process(t *testing.T) bool {
 	if os.Geteuid() != 0 {
 		t.Skip("making network namespaces needs root")
 	}
+	// Pdeathsig follows the thread, not the process: one that another test took and let end would take the child with it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=60s")
 	cmd.Env = append(os.Environ(), insideEnv+"="+t.Name())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
