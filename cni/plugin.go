@@ -229,9 +229,13 @@ func gc(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	return detachAll(context.Background(), store, func(r ipam.Record) bool {
+	err = detachAll(context.Background(), store, func(r ipam.Record) bool {
 		return !slices.Contains(c.ValidAttachments, types.GCAttachment{ContainerID: r.ContainerID, IfName: r.IfName})
 	})
+	if tidied := store.Tidy(); tidied != nil {
+		err = errors.Join(err, types.NewError(types.ErrIOFailure, tidied.Error(), "check dataDir"))
+	}
+	return err
 }
 
 // statusInterval bounds how often STATUS looks at the rules: some runtimes call it every few seconds.

@@ -1,4 +1,5 @@
 // Package checkpoint keeps small pieces of state in JSON files that are either the old or the new ones after a power cut.
+// Each file has one writer, which reads it before it writes.
 //
 // Reads:  the files that it is given.
 // Writes: the files that it is given, through a file beside them.
@@ -30,7 +31,7 @@ func write(path string, b []byte) (err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".new-*")
+	f, err := os.OpenFile(beside(path), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) //nolint:gosec // our own file
 	if err != nil {
 		return err
 	}
@@ -60,8 +61,12 @@ func write(path string, b []byte) (err error) {
 	return d.Sync()
 }
 
-// Read reads a file into v. It reports whether there is one.
+// beside is where the next content of a file is written: always the same name, so that what a crash leaves is overwritten.
+func beside(path string) string { return path + ".new" }
+
+// Read reads a file into v. It reports whether there is one. What a write that was cut off has left goes.
 func Read(path string, v any) (bool, error) {
+	_ = os.Remove(beside(path))
 	b, err := os.ReadFile(path) //nolint:gosec // our own file
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil

@@ -14,6 +14,19 @@ func TestWriteAndRead(t *testing.T) {
 		t.Fatal(found, err)
 	}
 	for i := range 3 {
+		if i > 0 { // a crash left it, longer than what is written next
+			if err := os.WriteFile(file+".new", []byte("{half of something}"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i == 2 {
+			if found, err := Read(file, &got); !found || err != nil {
+				t.Fatal(found, err)
+			}
+			if _, err := os.Lstat(file + ".new"); err == nil {
+				t.Error("what a crash left is there still")
+			}
+		}
 		if err := Write(file, map[string]int{"n": i}); err != nil {
 			t.Fatal(err)
 		}

@@ -67,6 +67,10 @@ func openRecords(dir string) (*records, error) {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("records of image pulls: %w", err)
 		}
+		half, _ := filepath.Glob(filepath.Join(dir, d, "*.tmp")) // a write that a crash cut off
+		for _, f := range half {
+			_ = os.Remove(f)
+		}
 	}
 	return r, nil
 }
@@ -81,10 +85,13 @@ func write(path string, object any) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path+".tmp", data, 0o600); err != nil {
-		return err
+	if err = os.WriteFile(path+".tmp", data, 0o600); err == nil {
+		err = os.Rename(path+".tmp", path)
 	}
-	return os.Rename(path+".tmp", path)
+	if err != nil {
+		_ = os.Remove(path + ".tmp") // a full disk leaves half of it
+	}
+	return err
 }
 
 // read decodes a record; false means that there is none.

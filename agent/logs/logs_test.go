@@ -227,3 +227,26 @@ func TestRotate(t *testing.T) {
 		t.Errorf("the log isn't put back: %v", err)
 	}
 }
+
+// An agent that was killed between moving a log aside and having it opened anew leaves a container that writes to the old
+// file: the next agent has it opened.
+func TestUnfinishedRotation(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "0.log")
+	if err := os.WriteFile(path+".20260101-000004", []byte("moved aside"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	opened := ""
+	r := &Rotator{
+		MaxSize: 10, Files: 3, Every: time.Millisecond, Logger: slog.Default(), Logs: func() []Log { return []Log{{"id", path}} },
+		Reopen: func(_ context.Context, id string) error {
+			opened = id
+			cancel()
+			return nil
+		},
+	}
+	if err := r.Run(ctx); err != nil || opened != "id" {
+		t.Errorf("%v, opened %q", err, opened)
+	}
+}

@@ -54,8 +54,14 @@ func (r *Rotator) Run(ctx context.Context) error {
 		sizes := make(map[string]int64, len(before))
 		for _, l := range r.Logs() {
 			info, err := os.Stat(l.Path)
+			if errors.Is(err, fs.ErrNotExist) {
+				// An agent that was killed in the middle of a rotation, or somebody else, has moved it away.
+				if err := r.Reopen(ctx, l.ContainerID); err != nil {
+					r.Logger.Debug("log isn't opened again", "container", l.ContainerID, "log", l.Path, "error", err) // it has ended
+				}
+			}
 			if err != nil {
-				continue // not begun, or ended meanwhile
+				continue
 			}
 			size := info.Size()
 			if size >= r.MaxSize {

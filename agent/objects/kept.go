@@ -170,10 +170,13 @@ func replace(path string, content []byte) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(path+".new", path)
 	}
-	return os.Rename(path+".new", path)
+	if err != nil {
+		_ = os.Remove(path + ".new") // a full disk leaves half of it
+	}
+	return err
 }
 
 // load returns the copy, or nil. A damaged one counts as none: the API server has the truth.

@@ -238,6 +238,7 @@ func Load(dir, nodeName string) (*rest.Config, error) {
 		return nil, err
 	}
 	client := filepath.Join(dir, clientFile)
+	_ = os.Remove(client + ".tmp") // a renewal that a crash cut off
 	cert, err := load(client)
 	if err != nil {
 		return nil, err

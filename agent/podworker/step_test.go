@@ -161,10 +161,10 @@ func TestStep(t *testing.T) {
 		"exited 1, never: finished":                   {view(testPod("a", never)).ctr("main", cri.Exited, code(1)), "StopSandbox, finished"},
 		"one of two ended, never":                     {view(testPod("a", never, regular("x", "y"))).ctr("x", cri.Exited).ctr("y", cri.Running), ""},
 		"finished and stopped: release": {view(testPod("a", never)).ctr("main", cri.Exited).with(func(v *View) {
-			v.Observed.Sandboxes[0].State = cri.Exited
+			v.Observed.Sandboxes[0].State, v.Stopped = cri.Exited, map[string]bool{"s1": true}
 		}), "Release, finished"},
 		"finished and released": {view(testPod("a", never)).ctr("main", cri.Exited).with(func(v *View) {
-			v.Observed.Sandboxes[0].State, v.Held = cri.Exited, false
+			v.Observed.Sandboxes[0].State, v.Held, v.Stopped = cri.Exited, false, map[string]bool{"s1": true}
 		}), "finished, ended"},
 		"final phase: never again": {view(testPod("a")).with(func(v *View) {
 			v.Observed, v.Held, v.Old = cri.Pod{}, false, &corev1.PodStatus{Phase: corev1.PodSucceeded}
@@ -215,9 +215,9 @@ func TestStep(t *testing.T) {
 			view(testPod("a", onFailure, regular("x", "y"))).ctr("x", cri.Exited, in("s0")).ctr("y", cri.Exited, in("s0"), code(137)),
 			"Start y #1",
 		},
-		"sandbox died, never: the pod is over": {view(testPod("a", never)).ctr("main", cri.Exited, code(137)).with(func(v *View) {
+		"sandbox died, never: the pod is over, its network goes": {view(testPod("a", never)).ctr("main", cri.Exited, code(137)).with(func(v *View) {
 			v.Observed.Sandboxes[0].State = cri.Exited
-		}), "Release, finished"},
+		}), "StopSandbox, finished"},
 		"counts go on when the runtime forgot": {view(testPod("a")).with(func(v *View) {
 			v.Old = &corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "main", ContainerID: "x://y", RestartCount: 4}}}
 		}), "Start main #5"},

@@ -3,6 +3,7 @@ package podworker
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -148,11 +149,17 @@ func TestLogsLeftBehind(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var own []string
+	n.until("linked", func() bool { own, _ = filepath.Glob(links + "/a_ns_*"); return len(own) == 1 })
+	if err := os.Remove(own[0]); err != nil { // as if the agent had been killed before it made it
+		t.Fatal(err)
+	}
 	known := pod.DeepCopy()
 	known.Status = n.status(pod.UID)
 	n.restart(dir)
 	n.m.Set(Desired{Pod: known})
 	n.m.Synced()
+	n.until("link made again", func() bool { _, err := os.Lstat(own[0]); return err == nil })
 	for _, path := range []string{gone, links + "/b_ns_c-1.log"} {
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is there still: %v", path, err)

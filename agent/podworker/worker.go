@@ -320,6 +320,7 @@ func (w *worker) adopt(cur *cri.Container, p cri.Pod) {
 	}
 	c.id, c.hooked, c.failure, c.failed, c.resizing = cur.ID, true, nil, nil, false
 	if c.given, c.asked = c.asked, nil; c.given == nil { // an agent before this one started it
+		w.m.linkLog(w.pod, cur.Name, cur.ID, cur.Attempt) // it may have been killed before it could
 		c.given = &spec.Resources
 		if old := oldStatus(w.last, cur.Name); old != nil && old.ContainerID == w.m.runtime+"://"+cur.ID && old.Resources != nil {
 			c.given = old.Resources

@@ -33,6 +33,7 @@ import (
 	"github.com/mote-edge/mote/agent/runtime/seccompcache"
 	"github.com/mote-edge/mote/agent/runtime/spec"
 	"github.com/mote-edge/mote/agent/runtime/stats"
+	"github.com/mote-edge/mote/internal/dynmods"
 	"github.com/mote-edge/mote/internal/footprint"
 )
 
@@ -116,7 +117,7 @@ func New(cfg Config) (*Service, error) {
 
 // Run serves CRI until the context ends. Containers go on.
 func (s *Service) Run(ctx context.Context, images cri.ImageServiceServer) error {
-	if err := favorDynamicCgroups(); err != nil {
+	if err := dynmods.Set(s.cfg.RunDir); err != nil {
 		s.log.Info("cgroup2 has no favordynmods here; starts take some milliseconds longer", "err", err)
 	}
 	for _, name := range []string{"cpu", "cpuset", "memory"} {

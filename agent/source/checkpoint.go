@@ -141,10 +141,13 @@ func (c *Checkpoint) write(uid types.UID, pod *corev1.Pod) error {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = os.Rename(path+".new", path)
 	}
-	return os.Rename(path+".new", path)
+	if err != nil {
+		_ = os.Remove(path + ".new") // a full disk leaves half of it
+	}
+	return err
 }
 
 // load reads the pods of the last run that had not ended. A file that can't be read is left out and removed: the API

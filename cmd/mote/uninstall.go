@@ -23,6 +23,7 @@ import (
 	"github.com/mote-edge/mote/agent/node"
 	"github.com/mote-edge/mote/agent/shutdown"
 	"github.com/mote-edge/mote/cni"
+	"github.com/mote-edge/mote/internal/dynmods"
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/internal/pidfile"
 	"github.com/mote-edge/mote/proxy"
@@ -90,6 +91,7 @@ func (u *uninstallation) run(ctx context.Context) error {
 		}
 		return t.Cleanup()
 	})
+	step("took back what was set on cgroup2", func() error { return dynmods.Undo(u.dirs.Run) })
 	step("unmounted volumes and file systems", u.unmount)
 	step("removed service rules and cluster DNS", func() error {
 		dns, err := netip.ParseAddr(u.clusterDNS)

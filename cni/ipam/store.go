@@ -268,11 +268,34 @@ func (s *Store) save(rec Record) error {
 		return err
 	}
 	path := s.recordPath(rec.ContainerID, rec.IfName)
-	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
+	if err = os.WriteFile(path+".tmp", b, 0o600); err == nil {
+		err = os.Rename(path+".tmp", path)
+	}
+	if err != nil {
+		_ = os.Remove(path + ".tmp")
 		return fmt.Errorf("save attachment: %w", err)
 	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return fmt.Errorf("save attachment: %w", err)
+	return nil
+}
+
+// Tidy frees the addresses and removes the files that a crash in the middle of a change has left to no attachment.
+func (s *Store) Tidy() error {
+	unlock, err := s.Lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	half, _ := filepath.Glob(filepath.Join(s.attachments(), "*.tmp"))
+	links, _ := filepath.Glob(filepath.Join(s.addresses(), "*"))
+	for _, link := range links {
+		if _, err := os.Stat(link); errors.Is(err, os.ErrNotExist) {
+			half = append(half, link)
+		}
+	}
+	for _, path := range half {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("tidy the address store: %w", err)
+		}
 	}
 	return nil
 }

@@ -86,6 +86,32 @@ func TestDanglingAddressIsTakenBack(t *testing.T) {
 	expectAddr(t, "dangling", allocate(t, s, "a"), "10.42.0.2")
 }
 
+// What a crash leaves goes when the runtime has the plugin collect.
+func TestTidy(t *testing.T) {
+	t.Parallel()
+	s := open(t, "10.42.0.0/24")
+	allocate(t, s, "a")
+	left := []string{filepath.Join(s.addresses(), "10.42.0.9"), filepath.Join(s.attachments(), "crashed@eth0.tmp")}
+	if err := os.Symlink(filepath.Join("..", "attachments", "crashed@eth0"), left[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(left[1], nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Tidy(); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range left {
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if rec, ok, err := s.Get("a", "eth0"); !ok || err != nil || rec.Address.String() != "10.42.0.2" {
+		t.Errorf("what is held: %v, %v, %v", rec, ok, err)
+	}
+	expectAddr(t, "again", allocate(t, s, "a"), "10.42.0.2")
+}
+
 func TestDamagedStore(t *testing.T) {
 	t.Parallel()
 	s := open(t, "10.42.0.0/24")

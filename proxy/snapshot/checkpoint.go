@@ -56,6 +56,7 @@ func (s *Store) Save(path string) error {
 		err = os.Rename(next, path)
 	}
 	if err != nil {
+		_ = os.Remove(next) // a full disk leaves half of it
 		return fmt.Errorf("save services: %w", err)
 	}
 	return nil
@@ -65,6 +66,7 @@ func (s *Store) Save(path string) error {
 // Its first lists replace what was loaded. It returns whether there was anything: a file that is not there, damaged or of
 // another version is as good as none.
 func (s *Store) Load(path string) (bool, error) {
+	_ = os.Remove(path + ".tmp") // a write that a crash cut off
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil

@@ -9,9 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// halfWritten are the files that writeFileAtomic leaves where a crash cuts it off.
+const halfWritten = ".tmp-*"
+
 // writeFileAtomic replaces path with data so that a power cut leaves the old content or the new, never a mix.
 func writeFileAtomic(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
+	f, err := os.CreateTemp(filepath.Dir(path), halfWritten)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}

@@ -133,7 +133,7 @@ func Open(cfg Config) (*Store, error) {
 	return s, s.dropOld()
 }
 
-// emptyTmp removes half-done work. A view of the layers may be mounted in it, left by a runtime that died: deleting
+// emptyTmp removes half-done work and half-written files. A view of the layers may be mounted in it, left by a runtime that died: deleting
 // through it would delete the layers.
 func (s *Store) emptyTmp() error {
 	entries, err := os.ReadDir(s.path("tmp"))
@@ -145,6 +145,13 @@ func (s *Store) emptyTmp() error {
 			if err := errors.Join(UnmountPath(s.path("tmp", e.Name(), "rootfs")), UnmountPath(s.path("tmp", e.Name()))); err != nil {
 				return err
 			}
+		}
+	}
+	half, _ := filepath.Glob(s.path(halfWritten))
+	records, _ := filepath.Glob(s.path("images", halfWritten))
+	for _, path := range append(half, records...) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
 		}
 	}
 	return os.RemoveAll(s.path("tmp"))

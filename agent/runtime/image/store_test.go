@@ -176,6 +176,12 @@ func TestReopenKeepsImagesAndDropsHalfDoneWork(t *testing.T) {
 	if err := os.MkdirAll(s.path("tmp", "layer-half"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	half := []string{s.path(".tmp-1"), s.path("images", ".tmp-2")}
+	for _, path := range half {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	again, err := Open(s.cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -186,6 +192,11 @@ func TestReopenKeepsImagesAndDropsHalfDoneWork(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(s.path("tmp")); len(left) != 0 {
 		t.Errorf("left in tmp: %v", left)
+	}
+	for _, path := range half {
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("half-written %s: %v", path, err)
+		}
 	}
 	// A record whose layer has gone is set aside, and the store still opens.
 	if err := os.RemoveAll(s.layerDir(img.DiffIDs[0])); err != nil {

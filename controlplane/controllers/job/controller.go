@@ -249,12 +249,12 @@ func (c *Controller) work(ctx context.Context, key types.NamespacedName, v view,
 			active += int32(n)
 		}
 	}
-	complete := o.succeeded > 0 && active == 0
+	complete := o.succeeded > 0
 	if j.Spec.Completions != nil {
-		complete = o.succeeded >= *j.Spec.Completions && active == 0
+		complete = o.succeeded >= *j.Spec.Completions
 	}
 	switch {
-	case complete:
+	case complete && active == 0 && v.settled: // a pod just made, that the cache doesn't show yet, counts
 		o.verdict = newCondition(batchv1.JobSuccessCriteriaMet, batchv1.JobReasonCompletionsReached, "Reached expected number of succeeded pods", v.now)
 	case managed:
 		flush = c.noteSuspension(j, v.now)
