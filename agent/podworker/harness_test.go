@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -48,8 +49,22 @@ func newNode(t *testing.T, rt *fakecri.Runtime) *node {
 		removed: map[types.UID]bool{}, mounted: map[types.UID]int{}, cgroups: map[types.UID]bool{},
 		secrets: map[string]*corev1.Secret{}, configs: map[string]*corev1.ConfigMap{},
 	}
-	n.start(t.TempDir())
+	n.start(scratch(t))
 	return n
+}
+
+// scratch is a directory for a node. Unlike the testing package's own it may get a last file while it is being removed: what a
+// worker had begun when its node was stopped.
+func scratch(t *testing.T) string {
+	dir, err := os.MkdirTemp("", "podworker-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for deadline := time.Now().Add(5 * time.Second); os.RemoveAll(dir) != nil && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		}
+	})
+	return dir
 }
 
 // start runs an agent; restart runs another one after it.

@@ -48,7 +48,7 @@ func TestRestartOfTheAgent(t *testing.T) {
 	n.mu.Lock()
 	n.history = map[types.UID][]corev1.PodStatus{}
 	n.mu.Unlock()
-	n.restart(t.TempDir())
+	n.restart(scratch(t))
 	n.m.Set(Desired{Pod: known})
 	n.m.Synced()
 	n.until("a status of the new agent", func() bool { n.mu.Lock(); defer n.mu.Unlock(); return len(n.history[pod.UID]) > 0 })
@@ -77,7 +77,7 @@ func TestRestartWhileEnding(t *testing.T) {
 	rt.OnStart = func(*runtimeapi.ContainerConfig) fakecri.Script { return fakecri.Script{Deaf: true} }
 	var hooks atomic.Int32
 	rt.OnExec = func(string, []string) (string, int32, error) { hooks.Add(1); return "", 0, nil }
-	dir := t.TempDir()
+	dir := scratch(t)
 	n := newNode(t, rt)
 	n.restart(dir)
 	pod := testPod("a", func(p *corev1.Pod) {
@@ -118,7 +118,7 @@ func TestOrphans(t *testing.T) {
 	pod := testPod("a")
 	n.m.Set(Desired{Pod: pod})
 	n.until("ready", func() bool { return n.ready(pod.UID) })
-	n.restart(t.TempDir())
+	n.restart(scratch(t))
 	time.Sleep(20 * time.Millisecond)
 	if s, c := rt.Size(); s != 1 || c != 1 {
 		t.Fatal("taken down before the sources were read")
@@ -131,7 +131,7 @@ func TestOrphans(t *testing.T) {
 // them, and the links to them. What wanted pods and others have there stays.
 func TestLogsLeftBehind(t *testing.T) {
 	rt := fakecri.New("img:1")
-	dir := t.TempDir()
+	dir := scratch(t)
 	n := newNode(t, rt)
 	n.restart(dir)
 	pod := testPod("a")
@@ -150,7 +150,7 @@ func TestLogsLeftBehind(t *testing.T) {
 		}
 	}
 	var own []string
-	n.until("linked", func() bool { own, _ = filepath.Glob(links + "/a_ns_*"); return len(own) == 1 })
+	n.until("linked", func() bool { own, _ = filepath.Glob(links + "/a_default_*"); return len(own) == 1 })
 	if err := os.Remove(own[0]); err != nil { // as if the agent had been killed before it made it
 		t.Fatal(err)
 	}
