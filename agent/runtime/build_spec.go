@@ -25,7 +25,7 @@ const (
 
 // buildSpec gathers what the pure builder needs to know and calls it.
 func (s *Service) buildSpec(sb *sandbox, c *container, img image.Image, purpose specPurpose) (*specs.Spec, error) {
-	root, err := s.mountRoot(sb, c.rec.ID)
+	root, err := s.mountRoot(sb, c)
 	if err != nil {
 		return nil, err
 	}
@@ -33,6 +33,7 @@ func (s *Service) buildSpec(sb *sandbox, c *container, img image.Image, purpose 
 	in := spec.Input{
 		Host: s.host, Sandbox: sb.config, Container: c.config, Image: img.Config.Config, Rootfs: root,
 		User: spec.User{UID: c.rec.UID, GID: c.rec.GID, Groups: c.rec.Groups}, CgroupPath: c.rec.Cgroup,
+		Labels: spec.Labels{Process: c.rec.ProcessLabel, Mount: c.rec.MountLabel},
 	}
 	if in.Namespaces, err = s.namespacesFor(sb, c); err != nil {
 		return nil, err
@@ -131,7 +132,7 @@ func (s *Service) filesFor(sb *sandbox, options *cri.NamespaceOption) (spec.File
 		if err != nil {
 			return files, err
 		}
-		return files, mountShm(files.Shm, users)
+		return files, mountShm(files.Shm, users, sb.rec.MountLabel)
 	}
 	return files, nil
 }
@@ -171,6 +172,11 @@ func (s *Service) resolveMount(sb *sandbox, c *container, m *cri.Mount, purpose 
 		return out, fmt.Errorf("mount source: %w", err)
 	}
 	out.Source = source
+	if m.SelinuxRelabel && purpose == specFinal {
+		if err := relabel(source, c.rec.MountLabel); err != nil {
+			return out, err
+		}
+	}
 	if m.Propagation != cri.MountPropagation_PROPAGATION_PRIVATE {
 		out.SourceShared, out.SourceSlave, err = propagation(source)
 	}
@@ -247,9 +253,9 @@ func (s *Service) imageVolume(sb *sandbox, c *container, m *cri.Mount, purpose s
 		return "", err
 	}
 	if users != nil {
-		err = s.cfg.Images.MountImageMapped(img.ID, target, mapping(sb, users))
+		err = s.cfg.Images.MountImageMapped(img.ID, target, c.rec.MountLabel, mapping(sb, users))
 	} else {
-		err = s.cfg.Images.MountImage(img.ID, target)
+		err = s.cfg.Images.MountImage(img.ID, target, c.rec.MountLabel)
 	}
 	if err != nil {
 		return "", err
@@ -273,7 +279,7 @@ func (s *Service) checkSubPath(c *container, imageID, path string) (err error) {
 		err = errors.Join(err, image.UnmountPath(target), os.Remove(target))
 		_ = os.Remove(filepath.Dir(target)) // unless something else is in it
 	}()
-	if err := s.cfg.Images.MountImage(imageID, target); err != nil {
+	if err := s.cfg.Images.MountImage(imageID, target, ""); err != nil {
 		return err
 	}
 	if _, err := resolveInRoot(target, path); err != nil {

@@ -90,6 +90,13 @@ func (s *Service) newRecord(id string, sb *sandbox, config *cri.ContainerConfig,
 		rec.ImageRef = img.RepoDigests[0]
 	}
 	rec.ImageName = imageName(config.Image, img)
+	sb.mu.Lock()
+	pod := sb.rec.labels
+	sb.mu.Unlock()
+	rec.labels, err = containerLabels(pod, sb.config.GetLinux().GetSecurityContext().GetSelinuxOptions(), config.GetLinux().GetSecurityContext().GetSelinuxOptions())
+	if err != nil {
+		return containerRecord{}, err
+	}
 	mode := config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid()
 	rec.SharedPID = mode != cri.NamespaceMode_CONTAINER
 	return rec, nil
@@ -113,7 +120,7 @@ func (s *Service) prepareRoot(sb *sandbox, c *container, img image.Image) error 
 	if err := s.cfg.Images.Prepare(img.ID, c.rec.ID); err != nil {
 		return err
 	}
-	root, err := s.mountRoot(sb, c.rec.ID)
+	root, err := s.mountRoot(sb, c)
 	if err != nil {
 		return err
 	}

@@ -33,9 +33,6 @@ func findHost() spec.Host {
 		loaded, _ := os.ReadFile("/sys/kernel/security/apparmor/profiles")
 		host.AppArmorDefault = strings.Contains("\n"+string(loaded), "\n"+spec.DefaultAppArmorProfile+" ")
 	}
-	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
-		host.SELinux = true
-	}
 	if host.CgroupV2 {
 		// memory.swap.max exists only below the root.
 		found, _ := filepath.Glob("/sys/fs/cgroup/*/memory.swap.max")

@@ -31,6 +31,7 @@ type sandboxRecord struct {
 	InitStart  uint64   `json:"initStart,omitempty"`
 	InitCgroup string   `json:"initCgroup,omitempty"`
 	Handler    string   `json:"handler,omitempty"`
+	labels
 }
 
 type sandbox struct {
@@ -66,6 +67,7 @@ type containerRecord struct {
 	StopSignal int       `json:"stopSignal"`
 	Volumes    []string  `json:"volumes,omitempty"` // image volumes mounted for it
 	Resources  []byte    `json:"resources,omitempty"`
+	labels
 	_          [0]func() // no comparing
 }
 

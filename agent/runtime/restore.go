@@ -101,6 +101,7 @@ func (s *Service) loadSandbox(raw []byte, id string) error {
 		return errors.New("incomplete record")
 	}
 	sb.rec.Config = nil
+	keepLabels(sb.rec.labels)
 	s.sandboxes[sb.rec.ID] = sb
 	s.names["sandbox "+sandboxName(sb.config.Metadata)] = sb.rec.ID
 	return nil

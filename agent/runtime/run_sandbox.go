@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -46,7 +47,13 @@ func (s *Service) RunPodSandbox(ctx context.Context, req *cri.RunPodSandboxReque
 	sb.op.Lock()
 	defer sb.op.Unlock()
 	s.planNamespaces(sb)
+	var err error
+	if sb.rec.labels, err = newLabels(config.GetLinux().GetSecurityContext().GetSelinuxOptions()); err != nil {
+		s.unreserve(name)
+		return nil, err
+	}
 	if err := s.saveSandbox(sb); err != nil {
+		releaseLabels(&sb.rec.labels)
 		s.unreserve(name)
 		return nil, err
 	}
@@ -177,7 +184,7 @@ func (s *Service) writeSandboxFiles(sb *sandbox, users *namespace.Users) error {
 		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 			return fmt.Errorf("sandbox file: %w", err)
 		}
-		if err := giveTo(users, path); err != nil {
+		if err := errors.Join(giveTo(users, path), relabel(path, sb.rec.MountLabel)); err != nil {
 			return fmt.Errorf("sandbox file: %w", err)
 		}
 	}

@@ -126,9 +126,6 @@ func (s *Service) Run(ctx context.Context, images cri.ImageServiceServer) error 
 		}
 	}
 	s.loadAppArmor()
-	if s.host.SELinux {
-		s.log.Warn("SELinux is on, and this runtime sets no labels: what SELinux lets the runtime's domain do, containers may do")
-	}
 	failed := make(chan error, 4)
 	go func() { failed <- s.poll.Run() }()
 	if err := s.connectHolder(); err != nil {

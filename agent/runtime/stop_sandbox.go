@@ -89,6 +89,9 @@ func (s *Service) tearDown(ctx context.Context, sb *sandbox) error {
 			return err
 		}
 	}
+	sb.mu.Lock()
+	releaseLabels(&sb.rec.labels)
+	sb.mu.Unlock()
 	return s.removeSandboxDir(rec.ID)
 }
 

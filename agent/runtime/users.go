@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/selinux/go-selinux/label"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -71,20 +72,20 @@ func sameUsers(users *namespace.Users, m *cri.Mount) bool {
 
 // mountRoot mounts a container's root filesystem and returns where. One with users of its own is mounted outside the
 // image store, whose directories are closed to them.
-func (s *Service) mountRoot(sb *sandbox, id string) (string, error) {
+func (s *Service) mountRoot(sb *sandbox, c *container) (string, error) {
 	users, err := usersOf(sb.config)
 	if err != nil || users == nil {
 		if err != nil {
 			return "", err
 		}
-		return s.cfg.Images.Mount(id)
+		return s.cfg.Images.Mount(c.rec.ID, c.rec.MountLabel)
 	}
-	dir := filepath.Join(s.cfg.RunDir, "ctr", id)
+	dir := filepath.Join(s.cfg.RunDir, "ctr", c.rec.ID)
 	target := filepath.Join(dir, "rootfs")
 	if err := os.MkdirAll(target, 0o711); err != nil {
 		return "", fmt.Errorf("root filesystem: %w", err)
 	}
-	return target, s.cfg.Images.MountMapped(id, target, mapping(sb, users))
+	return target, s.cfg.Images.MountMapped(c.rec.ID, target, c.rec.MountLabel, mapping(sb, users))
 }
 
 func mapping(sb *sandbox, users *namespace.Users) image.Mapping {
@@ -190,7 +191,7 @@ func giveTo(users *namespace.Users, path string) error {
 }
 
 // mountShm makes a pod's shared memory.
-func mountShm(target string, users *namespace.Users) error {
+func mountShm(target string, users *namespace.Users, mountLabel string) error {
 	if err := os.Mkdir(target, 0o700); err != nil {
 		return fmt.Errorf("shared memory: %w", err)
 	}
@@ -198,7 +199,7 @@ func mountShm(target string, users *namespace.Users) error {
 	if users != nil {
 		options += fmt.Sprintf(",uid=%d,gid=%d", users.UID, users.GID)
 	}
-	if err := unix.Mount("shm", target, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+	if err := unix.Mount("shm", target, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, label.FormatMountLabel(options, mountLabel)); err != nil {
 		_ = os.Remove(target)
 		return fmt.Errorf("mount shared memory: %w", err)
 	}

@@ -203,7 +203,7 @@ func TestDiskFull(t *testing.T) {
 				t.Errorf("%d images", n)
 			}
 			must(t, s.Prepare(g.host+"/small:1", "c"))
-			root, err := s.Mount("c")
+			root, err := s.Mount("c", "")
 			must(t, err)
 			if b, err := os.ReadFile(filepath.Join(root, "f")); err != nil || string(b) != "small" {
 				t.Errorf("the image that was there: %q, %v", b, err)

@@ -18,7 +18,7 @@ type Mapping struct {
 // MountMapped mounts the snapshot at target, for containers with users of their own: what root has in the image belongs
 // to their root. The layers stay as they are and shared; they're seen through an id-mapped mount. Mounting twice is
 // success.
-func (s *Store) MountMapped(key, target string, to Mapping) error {
+func (s *Store) MountMapped(key, target, label string, to Mapping) error {
 	dir, err := s.snapDir(key)
 	if err != nil {
 		return err
@@ -38,7 +38,7 @@ func (s *Store) MountMapped(key, target string, to Mapping) error {
 	if err := os.Lchown(upper, to.UID, to.GID); err != nil {
 		return fmt.Errorf("mount snapshot %s: %w", key, err)
 	}
-	opts := map[string]string{"upperdir": upper, "workdir": filepath.Join(dir, "work")}
+	opts := labelled(label, map[string]string{"upperdir": upper, "workdir": filepath.Join(dir, "work")})
 	if err := s.overlayMapped(lower, opts, target, 0, to); err != nil {
 		return fmt.Errorf("mount snapshot %s: %w", key, err)
 	}
@@ -46,9 +46,9 @@ func (s *Store) MountMapped(key, target string, to Mapping) error {
 }
 
 // MountImageMapped is MountImage as containers with users of their own see it.
-func (s *Store) MountImageMapped(imageID, target string, to Mapping) error {
+func (s *Store) MountImageMapped(imageID, target, label string, to Mapping) error {
 	return s.mountImage(imageID, target, func(lower []string) error {
-		return s.overlayMapped(lower, nil, target, unix.MS_RDONLY, to)
+		return s.overlayMapped(lower, labelled(label, nil), target, unix.MS_RDONLY, to)
 	})
 }
 

@@ -57,7 +57,7 @@ func TestMountMapped(t *testing.T) {
 		}
 	})
 	for range 2 { // the second time is success as well
-		if err := s.MountMapped("m1", target, to); err != nil {
+		if err := s.MountMapped("m1", target, "", to); err != nil {
 			t.Fatal(err)
 		}
 	}

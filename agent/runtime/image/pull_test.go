@@ -537,7 +537,7 @@ func TestMountedImageKeepsItsLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	target := t.TempDir()
-	if err := s.MountImage("vol", target); err != nil {
+	if err := s.MountImage("vol", target, ""); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = UnmountPath(target) })

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -60,8 +61,9 @@ func (s *Store) Prepare(imageID, key string) error {
 	return nil
 }
 
-// Mount mounts the snapshot and returns its root directory. Mounting twice is success.
-func (s *Store) Mount(key string) (string, error) {
+// Mount mounts the snapshot and returns its root directory; label, if not empty, is what SELinux knows its files by.
+// Mounting twice is success.
+func (s *Store) Mount(key, label string) (string, error) {
 	dir, err := s.snapDir(key)
 	if err != nil {
 		return "", err
@@ -78,7 +80,7 @@ func (s *Store) Mount(key string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	opts := map[string]string{"upperdir": filepath.Join(dir, "upper"), "workdir": filepath.Join(dir, "work")}
+	opts := labelled(label, map[string]string{"upperdir": filepath.Join(dir, "upper"), "workdir": filepath.Join(dir, "work")})
 	if err := mountOverlay(lower, opts, target, 0); err != nil {
 		return "", fmt.Errorf("mount snapshot %s: %w", key, err)
 	}
@@ -86,9 +88,9 @@ func (s *Store) Mount(key string) (string, error) {
 }
 
 // MountImage mounts an image read-only at target, for image volumes.
-func (s *Store) MountImage(imageID, target string) error {
+func (s *Store) MountImage(imageID, target, label string) error {
 	return s.mountImage(imageID, target, func(lower []string) error {
-		return mountOverlay(lower, nil, target, unix.MS_RDONLY)
+		return mountOverlay(lower, labelled(label, nil), target, unix.MS_RDONLY)
 	})
 }
 
@@ -225,11 +227,26 @@ func (s *Store) lower(diffIDs []string) ([]string, error) {
 	return dirs, nil
 }
 
+// contextOption is the option that gives all files of a mount one SELinux label.
+const contextOption = "context"
+
+func labelled(label string, opts map[string]string) map[string]string {
+	if label == "" {
+		return opts
+	}
+	out := map[string]string{contextOption: label}
+	maps.Copy(out, opts)
+	return out
+}
+
 // mountOverlay mounts by mount(2) where the options fit into its one page, and by the newer calls where they don't
 // (lowerdir+ takes one layer a call since Linux 6.5).
 func mountOverlay(lower []string, opts map[string]string, target string, flags uintptr) error {
 	data := "lowerdir=" + strings.Join(lower, ":")
 	for k, v := range opts {
+		if k == contextOption { // it may hold commas
+			v = `"` + v + `"`
+		}
 		data += "," + k + "=" + v
 	}
 	if len(data) < unix.Getpagesize()-1 {

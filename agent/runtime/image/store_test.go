@@ -125,7 +125,7 @@ func TestImportDockerArchiveAndMount(t *testing.T) {
 	if err := s.Prepare("example/app:1", "c1"); err != nil {
 		t.Fatal(err)
 	}
-	root, err := s.Mount("c1")
+	root, err := s.Mount("c1", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestImportDockerArchiveAndMount(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if again, err := s.Mount("c1"); err != nil || again != root {
+	if again, err := s.Mount("c1", ""); err != nil || again != root {
 		t.Fatalf("second mount: %q, %v", again, err)
 	}
 	for path, want := range map[string]string{"etc/a": "base", "hard": "base", "opt/new": "new"} {
@@ -314,7 +314,7 @@ func TestManyLayersMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.RemoveSnapshot("deep") })
-	root, err := s.Mount("deep")
+	root, err := s.Mount("deep", "")
 	if errors.Is(err, unix.EINVAL) {
 		t.Skip("this kernel is older than 6.5")
 	}

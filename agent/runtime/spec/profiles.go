@@ -16,6 +16,10 @@ func profiles(out *specs.Spec, in Input, sc *cri.LinuxContainerSecurityContext) 
 	if err := applySeccomp(out, in, sc); err != nil {
 		return err
 	}
+	out.Linux.MountLabel = in.Labels.Mount
+	if !sc.GetPrivileged() { // else it stays in the runtime's domain
+		out.Process.SelinuxLabel = in.Labels.Process
+	}
 	return applyAppArmor(out, in, sc)
 }
 

@@ -23,7 +23,6 @@ type Host struct {
 	CgroupV2        bool
 	AppArmor        bool
 	AppArmorDefault bool // the profile that RuntimeDefault means is loaded
-	SELinux         bool
 	Swap            bool // the kernel accounts swap per cgroup
 	MinOOMScoreAdj  int  // below this the kernel refuses (no CAP_SYS_RESOURCE)
 	HugePageSizes   []string
@@ -60,7 +59,11 @@ type Input struct {
 	DeviceMode map[string]string   // container path → cgroup permissions
 	HostDevs   []specs.LinuxDevice // every device of the host, for privileged containers
 	Files      Files
+	Labels     Labels
 }
+
+// Labels are SELinux's; empty where there is none.
+type Labels struct{ Process, Mount string }
 
 // Files are the sandbox's own files, mounted unless the container brings its own.
 type Files struct {

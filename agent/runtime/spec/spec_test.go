@@ -47,6 +47,25 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+func TestSELinux(t *testing.T) {
+	for _, privileged := range []bool{false, true} {
+		out, err := Build(Input{
+			Sandbox: &cri.PodSandboxConfig{}, Labels: Labels{Process: "u:r:container_t:s0:c1,c2", Mount: "u:o:container_file_t:s0:c1,c2"},
+			Container: &cri.ContainerConfig{Command: []string{"c"}, Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{Privileged: privileged}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "u:r:container_t:s0:c1,c2"
+		if privileged {
+			want = ""
+		}
+		if out.Process.SelinuxLabel != want || out.Linux.MountLabel != "u:o:container_file_t:s0:c1,c2" {
+			t.Errorf("privileged %v: process %q, mounts %q", privileged, out.Process.SelinuxLabel, out.Linux.MountLabel)
+		}
+	}
+}
+
 func TestCapabilities(t *testing.T) {
 	host := slices.Clone(known)
 	for _, test := range []struct {
