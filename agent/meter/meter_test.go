@@ -122,3 +122,31 @@ func TestPodStarts(t *testing.T) {
 		t.Error("pods aren't forgotten")
 	}
 }
+
+// Each attempt counts once, however often its end is reported; those that the API knew before the agent began don't.
+func TestContainerEnds(t *testing.T) {
+	p := NewPods()
+	pod := &corev1.Pod{}
+	pod.UID = "u"
+	ended := func(id string, code int32, reason string) corev1.ContainerState {
+		return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ContainerID: id, ExitCode: code, Reason: reason}}
+	}
+	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", State: ended("1", 1, "Error")}}
+	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+	for _, c := range []corev1.ContainerStatus{
+		{Name: "c", State: running, LastTerminationState: ended("1", 1, "Error")},
+		{Name: "c", State: ended("2", 139, "Error"), LastTerminationState: ended("1", 1, "Error")},
+		{Name: "c", State: ended("2", 139, "Error"), LastTerminationState: ended("1", 1, "Error")},
+		{Name: "c", State: running, LastTerminationState: ended("2", 139, "Error")},
+		{Name: "c", State: running, LastTerminationState: ended("3", 139, "Error")}, // it was over before anybody looked
+	} {
+		p.Status(pod, &corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{c}, InitContainerStatuses: []corev1.ContainerStatus{{Name: "i", State: ended("", 0, "Completed")}}})
+	}
+	contains(t, p.Write, `kubelet_terminated_containers_total{container_type="container",exit_code="139",reason="Error"} 2`,
+		`kubelet_terminated_containers_total{container_type="init_container",exit_code="0",reason="Completed"} 1`)
+	x := &Text{}
+	p.Write(x)
+	if strings.Contains(string(x.Bytes()), `exit_code="1"`) {
+		t.Errorf("an end before the agent's time was counted:\n%s", x.Bytes())
+	}
+}

@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,7 @@ type Pods struct {
 	total      *Histogram // from creation
 	here       *Histogram // from when this node first saw it
 	containers family[*atomic.Int64]
+	ends       family[*atomic.Int64] // by kind, exit code and reason
 
 	mu       sync.Mutex
 	starting map[types.UID]*start
@@ -27,12 +29,13 @@ type start struct {
 	pulling map[string]time.Time // container → since
 	pulled  time.Duration
 	done    bool
+	ended   map[string]string // container → its last attempt that was counted as ended
 }
 
 // NewPods returns one that has seen nothing.
 func NewPods() *Pods {
 	return &Pods{
-		now: time.Now, begun: time.Now(), sli: NewHistogram(Starts), total: NewHistogram(Starts), here: NewHistogram(Starts), containers: counters(),
+		now: time.Now, begun: time.Now(), sli: NewHistogram(Starts), total: NewHistogram(Starts), here: NewHistogram(Starts), containers: counters(), ends: counters(),
 		starting: map[types.UID]*start{},
 	}
 }
@@ -47,7 +50,9 @@ func (p *Pods) Status(pod *corev1.Pod, st *corev1.PodStatus) {
 		// One that runs already, or was made before our time, began under somebody else's eyes.
 		s.done = st.Phase != corev1.PodPending || pod.CreationTimestamp.Time.Before(p.begun.Truncate(time.Second))
 		p.starting[pod.UID] = s
+		p.end(s, &pod.Status, false) // what the API knows was counted before our time
 	}
+	p.end(s, st, true)
 	if s.done || st.Phase == corev1.PodPending {
 		return
 	}
@@ -74,6 +79,31 @@ func (p *Pods) Status(pod *corev1.Pod, st *corev1.PodStatus) {
 		aside += initialized.Sub(s.seen)
 	}
 	p.sli.Observe(max(all-aside, 0).Seconds())
+}
+
+// end takes in the attempts that a status says have ended, each once.
+func (p *Pods) end(s *start, st *corev1.PodStatus, count bool) {
+	for kind, list := range map[string][]corev1.ContainerStatus{"init_container": st.InitContainerStatuses, "container": st.ContainerStatuses, "ephemeral_container": st.EphemeralContainerStatuses} {
+		for i := range list {
+			t := list[i].State.Terminated
+			if t == nil {
+				t = list[i].LastTerminationState.Terminated
+			}
+			if t == nil {
+				continue
+			}
+			if last, seen := s.ended[list[i].Name]; seen && last == t.ContainerID {
+				continue
+			}
+			if s.ended == nil {
+				s.ended = map[string]string{}
+			}
+			s.ended[list[i].Name] = t.ContainerID
+			if count {
+				p.ends.of(kind, strconv.Itoa(int(t.ExitCode)), t.Reason).Add(1)
+			}
+		}
+	}
 }
 
 // Forget drops a pod that is gone.
@@ -126,5 +156,8 @@ func (p *Pods) Write(t *Text) {
 	t.Histogram("kubelet_pod_start_duration_seconds", "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", p.here)
 	p.containers.each(func(l []string, n *atomic.Int64) {
 		t.Value("kubelet_started_containers_total", "counter", "Cumulative number of containers started", float64(n.Load()), "container_type", l[0])
+	})
+	p.ends.each(func(l []string, n *atomic.Int64) {
+		t.Value("kubelet_terminated_containers_total", "counter", "Cumulative number of container terminations.", float64(n.Load()), "container_type", l[0], "exit_code", l[1], "reason", l[2])
 	})
 }

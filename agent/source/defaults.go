@@ -26,6 +26,9 @@ func setDefaults(pod *corev1.Pod) {
 	fill(&s.DNSPolicy, corev1.DNSClusterFirst)
 	fill(&s.SchedulerName, corev1.DefaultSchedulerName)
 	set(&s.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
+	if *s.TerminationGracePeriodSeconds < 0 {
+		*s.TerminationGracePeriodSeconds = 1
+	}
 	set(&s.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
 	set(&s.SecurityContext, corev1.PodSecurityContext{})
 	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {

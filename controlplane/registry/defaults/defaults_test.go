@@ -49,6 +49,17 @@ func TestPod(t *testing.T) {
 	}
 }
 
+// A pod's negative grace period is the shortest there is; a template keeps what it says, for its pods.
+func TestNegativeGrace(t *testing.T) {
+	pod, tmpl := &corev1.Pod{Spec: corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(-7))}}, &corev1.PodTemplate{}
+	tmpl.Template.Spec.TerminationGracePeriodSeconds = new(int64(-7))
+	Pod(pod)
+	PodTemplate(tmpl)
+	if g, u := *pod.Spec.TerminationGracePeriodSeconds, *tmpl.Template.Spec.TerminationGracePeriodSeconds; g != 1 || u != -7 {
+		t.Errorf("pod %d, template %d; want 1 and -7", g, u)
+	}
+}
+
 func TestDefaultsAreStable(t *testing.T) {
 	s := runtime.NewScheme()
 	if err := Register(s); err != nil {

@@ -10,6 +10,9 @@ import (
 // Pod defaults a pod: its spec, and what holds for pods but not for templates.
 func Pod(pod *corev1.Pod) {
 	PodSpec(&pod.Spec)
+	if g := pod.Spec.TerminationGracePeriodSeconds; *g < 0 { // as old clients give it, for the shortest there is
+		pod.Spec.TerminationGracePeriodSeconds = new(int64(1))
+	}
 	unset(&pod.Spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
 	if pod.Spec.HostNetwork {
 		hostPorts(pod.Spec.Containers)

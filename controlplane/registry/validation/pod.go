@@ -18,6 +18,9 @@ func pod(p *corev1.Pod) field.ErrorList {
 	l := &list{}
 	annotations(l, p.Annotations, &p.Spec, field.NewPath("metadata", "annotations"))
 	podSpec(l, &p.Spec, field.NewPath("spec"))
+	if g := p.Spec.TerminationGracePeriodSeconds; g != nil { // not of templates: they may say -1, which pods get as 1
+		l.notNegative(field.NewPath("spec", "terminationGracePeriodSeconds"), *g)
+	}
 	if len(p.Spec.EphemeralContainers) > 0 {
 		l.add(field.Forbidden(field.NewPath("spec", "ephemeralContainers"), "cannot be set on create"))
 	}
@@ -75,9 +78,6 @@ func podSpec(l *list, spec *corev1.PodSpec, p *field.Path) {
 	}
 	if d := spec.ActiveDeadlineSeconds; d != nil && (*d < 1 || *d > 1<<31-1) {
 		l.add(field.Invalid(p.Child("activeDeadlineSeconds"), *d, validation.InclusiveRangeError(1, 1<<31-1)))
-	}
-	if g := spec.TerminationGracePeriodSeconds; g != nil {
-		l.notNegative(p.Child("terminationGracePeriodSeconds"), *g)
 	}
 	if spec.PreemptionPolicy != nil {
 		oneOf(l, p.Child("preemptionPolicy"), *spec.PreemptionPolicy, corev1.PreemptLowerPriority, corev1.PreemptNever)
