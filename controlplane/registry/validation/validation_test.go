@@ -97,8 +97,8 @@ func TestPodCreate(t *testing.T) {
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "foo-", Value: "1"}}}
 		}, "spec.securityContext.sysctls[0].name: Invalid value: \"foo-\""},
 		"negative grace, as old clients": {func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(-1)) }, ""},
-		"dns none":   {func(p *corev1.Pod) { p.Spec.DNSPolicy = corev1.DNSNone }, "must provide `dnsConfig`"},
-		"toleration": {func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{{Operator: "Equal"}} }, "operator must be Exists when `key` is empty"},
+		"dns none":                       {func(p *corev1.Pod) { p.Spec.DNSPolicy = corev1.DNSNone }, "must provide `dnsConfig`"},
+		"toleration":                     {func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{{Operator: "Equal"}} }, "operator must be Exists when `key` is empty"},
 		"host port unlike": {func(p *corev1.Pod) {
 			p.Spec.HostNetwork = true
 			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 81}}
@@ -175,13 +175,13 @@ func TestWorkloads(t *testing.T) {
 		"stuck": {d(func(d *appsv1.Deployment) {
 			d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{MaxSurge: &zero, MaxUnavailable: &zero}
 		}), nil, "may not be 0 when `maxSurge` is 0"},
-		"new selector": {d(func(d *appsv1.Deployment) { d.Spec.Selector.MatchLabels["a"] = "c"; d.Spec.Template.Labels["a"] = "c" }), d(func(*appsv1.Deployment) {}), "spec.selector: Invalid value"},
+		"new selector":   {d(func(d *appsv1.Deployment) { d.Spec.Selector.MatchLabels["a"] = "c"; d.Spec.Template.Labels["a"] = "c" }), d(func(*appsv1.Deployment) {}), "spec.selector: Invalid value"},
 		"negative grace": {d(func(d *appsv1.Deployment) { d.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64(-1)) }), nil, ""},
-		"cron":         {&batchv1.CronJob{Spec: batchv1.CronJobSpec{Schedule: "every day"}}, nil, "spec.schedule: Invalid value"},
-		"role":         {&rbacv1.Role{Rules: []rbacv1.PolicyRule{{Resources: []string{"pods"}, APIGroups: []string{""}}}}, nil, "rules[0].verbs: Required value"},
-		"role ref":     {&rbacv1.RoleBinding{RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "b"}}, &rbacv1.RoleBinding{RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "a"}}, "cannot change roleRef"},
-		"secret":       {&corev1.Secret{Type: corev1.SecretTypeTLS}, nil, "data[tls.crt]: Required value"},
-		"config key":   {&corev1.ConfigMap{Data: map[string]string{"a/b": ""}}, nil, "data[a/b]: Invalid value"},
+		"cron":           {&batchv1.CronJob{Spec: batchv1.CronJobSpec{Schedule: "every day"}}, nil, "spec.schedule: Invalid value"},
+		"role":           {&rbacv1.Role{Rules: []rbacv1.PolicyRule{{Resources: []string{"pods"}, APIGroups: []string{""}}}}, nil, "rules[0].verbs: Required value"},
+		"role ref":       {&rbacv1.RoleBinding{RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "b"}}, &rbacv1.RoleBinding{RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "a"}}, "cannot change roleRef"},
+		"secret":         {&corev1.Secret{Type: corev1.SecretTypeTLS}, nil, "data[tls.crt]: Required value"},
+		"config key":     {&corev1.ConfigMap{Data: map[string]string{"a/b": ""}}, nil, "data[a/b]: Invalid value"},
 	} {
 		expect(t, title, texts(tc.obj, tc.old), tc.want)
 	}
