@@ -11,6 +11,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -141,7 +142,31 @@ func machine(t *testing.T, name string) {
 		_, err = api.UpdateStatus(t.Context(), latest, metav1.UpdateOptions{})
 		return err
 	})
+	go heartbeat(t.Context(), name)
 	t.Cleanup(func() { _ = api.Delete(context.Background(), name, metav1.DeleteOptions{}) })
+}
+
+// heartbeat keeps a node's lease new, as its kubelet would, until ctx is done: a slow run takes longer than a node may be
+// silent.
+func heartbeat(ctx context.Context, node string) {
+	api := server.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	for ctx.Err() == nil {
+		now := metav1.NowMicro()
+		l, err := api.Get(ctx, node, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			_, _ = api.Create(ctx, &coordinationv1.Lease{
+				ObjectMeta: metav1.ObjectMeta{Name: node}, Spec: coordinationv1.LeaseSpec{HolderIdentity: &node, RenewTime: &now},
+			}, metav1.CreateOptions{})
+		case err == nil:
+			l.Spec.RenewTime = &now
+			_, _ = api.Update(ctx, l, metav1.UpdateOptions{})
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Second):
+		}
+	}
 }
 
 func podSpec(node string) corev1.PodSpec {

@@ -50,6 +50,7 @@ var workNodes = sync.OnceFunc(func() {
 			got.Status = n.Status
 			n = got
 		}
+		go heartbeat(ctx, name)
 	}
 	k := &kubelet{}
 	_, err := server.Informers.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
