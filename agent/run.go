@@ -342,6 +342,9 @@ func (a *Agent) volumes(p *parts) error {
 	cfg := volume.Config{
 		PodsDir: filepath.Join(a.cfg.Dirs.Agent(), "pods"), MemoryDir: memoryDir(a.cfg.Dirs), Objects: noAPI{}, Node: p.node,
 		Retry: func(uid types.UID) { p.pods.Retry(uid) }, Log: a.cfg.Log,
+		Warn: func(pod *corev1.Pod, reason, message string) {
+			p.events.Pod(pod, "", corev1.EventTypeWarning, reason, message)
+		},
 	}
 	if p.api != nil {
 		cfg.Objects, cfg.API = objects.API{Client: p.api.client}, p.api

@@ -30,7 +30,7 @@ func (v *Volumes) mountClaim(ctx context.Context, p *podVolumes, vol *corev1.Vol
 	if err != nil {
 		return mounted{}, err
 	}
-	m, err := v.mountPersistent(p, pv)
+	m, err := v.mountPersistent(p, pv, readOnly)
 	m.readOnly = m.readOnly || readOnly
 	return m, err
 }
@@ -79,21 +79,12 @@ func (v *Volumes) bound(ctx context.Context, p *podVolumes, vol *corev1.Volume, 
 	return pv, nil
 }
 
-func (v *Volumes) mountPersistent(p *podVolumes, pv *corev1.PersistentVolume) (mounted, error) {
+func (v *Volumes) mountPersistent(p *podVolumes, pv *corev1.PersistentVolume, readOnly bool) (mounted, error) {
 	switch src := pv.Spec.PersistentVolumeSource; {
 	case src.HostPath != nil:
 		return mountHostPath(src.HostPath)
 	case src.Local != nil:
-		// The path is handed to the runtime as it is: a bind mount of ours between them would only be one more thing
-		// to lose track of, with the user's data behind it.
-		info, err := os.Stat(src.Local.Path)
-		switch {
-		case err != nil:
-			return mounted{}, fmt.Errorf("local volume %s: %w", pv.Name, err)
-		case !info.IsDir():
-			return mounted{}, fmt.Errorf("local volume %s: %s is not a directory, and block devices are not supported yet", pv.Name, src.Local.Path)
-		}
-		return mounted{path: src.Local.Path, relabel: true}, applyFSGroup(p.pod, src.Local.Path)
+		return v.mountLocal(p.pod, pv, readOnly)
 	case src.CSI != nil:
 		return mounted{}, fmt.Errorf("CSI driver %s of volume %s: CSI volumes are not supported yet by this node", src.CSI.Driver, pv.Name)
 	}

@@ -56,6 +56,7 @@ type Config struct {
 	Node NodeInfo
 	// Retry, if set, is called when an object that a pod waits for has appeared or changed. It must not block.
 	Retry func(types.UID)
+	Warn  func(pod *corev1.Pod, reason, message string) // makes an event of the pod; nil makes none
 	Log   *slog.Logger
 }
 
@@ -75,6 +76,7 @@ type Volumes struct {
 	// refresh says when a pod's tokens want renewal.
 	refresh map[types.UID]time.Time
 	wake    chan struct{}
+	local   map[string]*localUse // by persistent volume
 }
 
 // podVolumes is what is known about one pod's volumes. Its lock serialises all work on the pod's directories.
@@ -107,7 +109,7 @@ func New(cfg Config) (*Volumes, error) {
 	if err := ensureMemoryDir(cfg.MemoryDir); err != nil {
 		return nil, err
 	}
-	v := &Volumes{cfg: cfg, now: time.Now, pods: map[types.UID]*podVolumes{}, dirty: map[types.UID]bool{}, refresh: map[types.UID]time.Time{}, wake: make(chan struct{}, 1)}
+	v := &Volumes{cfg: cfg, now: time.Now, pods: map[types.UID]*podVolumes{}, dirty: map[types.UID]bool{}, refresh: map[types.UID]time.Time{}, wake: make(chan struct{}, 1), local: map[string]*localUse{}}
 	v.tokens = &tokens{api: cfg.API, now: func() time.Time { return v.now() }, held: map[tokenKey]heldToken{}}
 	if cfg.KeptDir != "" {
 		var err error
@@ -205,6 +207,7 @@ func (v *Volumes) Unmount(_ context.Context, uid types.UID) error {
 	v.tokens.forget(uid)
 	v.trust.use(uid, false)
 	v.certs.forget(uid)
+	v.leaveLocal(uid)
 	v.mu.Lock()
 	p := v.pods[uid]
 	delete(v.pods, uid)
