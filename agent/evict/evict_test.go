@@ -159,8 +159,28 @@ func TestNextLook(t *testing.T) {
 		{21000, 11000, 5 * time.Second}, // 10,000 left, at twice the 1,000 a second that was seen
 		{11000, 21000, latest},          // it gets more
 	} {
-		got := nextLook(list, Reading{NodeFsAvailable: {120000, tc.before}}, Reading{NodeFsAvailable: {120000, tc.now}}, 10*time.Second)
+		got := nextLook(list, Reading{NodeFsAvailable: {120000, tc.before}}, Reading{NodeFsAvailable: {120000, tc.now}}, 10*time.Second, false)
 		if got != tc.want {
+			t.Errorf("%+v: %v, want %v", tc, got, tc.want)
+		}
+	}
+}
+
+// TestNextLookBlind: without thresholds in the kernel, memory that a pod could take within the minute is looked at sooner.
+func TestNextLookBlind(t *testing.T) {
+	list := []Threshold{{Signal: MemoryAvailable, Left: Amount{Absolute: 100}}}
+	for _, tc := range []struct {
+		available int64
+		blind     bool
+		want      time.Duration
+	}{
+		{600, false, latest},
+		{500, true, 12 * time.Second},
+		{1000, true, 27 * time.Second},
+		{120, true, soonest},
+	} {
+		now := Reading{MemoryAvailable: {1000, tc.available}}
+		if got := nextLook(list, now, now, time.Minute, tc.blind).Round(time.Second); got != tc.want {
 			t.Errorf("%+v: %v, want %v", tc, got, tc.want)
 		}
 	}

@@ -4,7 +4,7 @@
 //
 // It looks when the kernel says that memory is short (see notes), when somebody pokes it (an image was pulled), and
 // after a time that depends on how much is left and how fast it goes (see nextLook): a node with room to spare is
-// looked at once a minute.
+// looked at once a minute, on cgroup v2 twice.
 //
 // Reads:  /proc/meminfo, /proc/loadavg, statfs, pressure and memory thresholds; the pods' cgroups and files.
 // Writes: nothing; pods are ended by the pod workers.
@@ -65,6 +65,7 @@ type Evictor struct {
 	now   func() time.Time
 	read  func() (Reading, error)
 	own   bool // images have a file system of their own
+	blind bool // the kernel has no thresholds of memory use
 	wake  chan struct{}
 	state state
 
@@ -159,12 +160,13 @@ func (e *Evictor) Run(ctx context.Context) error {
 		told = n.wake
 		go n.run(ctx)
 	}
+	e.blind = n == nil || n.memory == ""
 	for {
 		wait := e.turn(ctx)
 		if n != nil && n.fired() {
 			if err := n.arm(e.memoryRoom()); err != nil {
 				e.cfg.Log.Info("no notification of memory use", "reason", err)
-				n.memory = ""
+				n.memory, e.blind = "", true
 			}
 		}
 		timer := time.NewTimer(wait)
@@ -222,7 +224,7 @@ func (e *Evictor) look(now time.Time) judgement {
 		e.cfg.Log.Warn("pressure on the node can't be told in full", "error", err)
 	}
 	elapsed := now.Sub(e.lastAt)
-	e.lookAt = now.Add(nextLook(e.cfg.Thresholds, e.last, r, elapsed))
+	e.lookAt = now.Add(nextLook(e.cfg.Thresholds, e.last, r, elapsed, e.blind))
 	e.last, e.lastAt = r, now
 	j := e.state.judge(e.cfg.Thresholds, r, now, e.cfg.Hold)
 	list := slices.Sorted(maps.Keys(j.conditions))

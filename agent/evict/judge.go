@@ -87,11 +87,15 @@ const (
 	latest  = time.Minute
 	// assumed is how fast something may be used up even if it didn't look like it before: all of it in this time.
 	assumed = 20 * time.Minute
+	// assumedBlind is the same of memory where the kernel tells nothing before tasks have to wait for it.
+	assumedBlind = time.Minute
 )
 
 // nextLook says when a threshold might be crossed at the earliest: half the time in which what is left above it would be
 // gone, at the pace seen since the last look or at a brisk one. A node with room to spare is looked at once a minute.
-func nextLook(list []Threshold, before, now Reading, elapsed time.Duration) time.Duration {
+// Blind is a node whose kernel has no thresholds of memory use (cgroup v2): when its stall information says that memory is
+// short, a quick pod may have taken all of it.
+func nextLook(list []Threshold, before, now Reading, elapsed time.Duration, blind bool) time.Duration {
 	wait := latest
 	for _, t := range list {
 		l, ok := now[t.Signal]
@@ -100,6 +104,9 @@ func nextLook(list []Threshold, before, now Reading, elapsed time.Duration) time
 		}
 		room := float64(l.Available - t.Left.Of(l.Capacity))
 		pace := float64(l.Capacity) / assumed.Seconds()
+		if blind && t.Signal.Resource() == corev1.ResourceMemory {
+			pace = float64(l.Capacity) / assumedBlind.Seconds()
+		}
 		if b, ok := before[t.Signal]; ok && elapsed > 0 {
 			pace = max(pace, float64(b.Available-l.Available)/elapsed.Seconds())
 		}

@@ -3,6 +3,7 @@
 //	vmctl disk -disk FILE [ARCHIVE…|FILE:PATH…]
 //	vmctl up -disk FILE -dir DIR     until a signal; says "up" when the guest answers
 //	vmctl run -dir DIR SCRIPT        in the machine of that directory
+//	vmctl look -dir DIR SCRIPT       the same beside what runs there already, also while a test drives it
 //
 // Reads:  flags; $MOTE_BIN, $VM_CACHE.
 // Writes: DIR: the console's log, sockets; the disk.
@@ -44,7 +45,7 @@ type options struct {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("disk, up or run: name what to do")
+		return errors.New("disk, up, run or look: name what to do")
 	}
 	var o options
 	set := flag.NewFlagSet(args[0], flag.ExitOnError)
@@ -72,8 +73,12 @@ func run(ctx context.Context, args []string) error {
 		return up(ctx, o)
 	case "run":
 		return ask(o, set.Arg(0))
+	case "look":
+		out, err := vm.Look(ctx, o.dir, o.limit, set.Arg(0))
+		fmt.Println(out)
+		return err
 	}
-	return fmt.Errorf("%q is neither disk, up nor run", args[0])
+	return fmt.Errorf("%q is none of disk, up, run and look", args[0])
 }
 
 // call is a script for the machine, and answer what came of it.
