@@ -33,6 +33,8 @@ var (
 	other   string // an image that the node doesn't have
 )
 
+const subnet = "10.97.0"
+
 func TestMain(m *testing.M) {
 	if os.Getuid() != 0 {
 		fmt.Println("skipped: a lab needs root")
@@ -82,7 +84,7 @@ func runTests(m *testing.M) (code int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cfg := lab.Config{
-		Name: fmt.Sprintf("mx%d", os.Getpid()%10000), Dir: dir, Bin: bin, Workers: 1, Images: []string{archive}, Subnet: "10.97.0",
+		Name: fmt.Sprintf("mx%d", os.Getpid()%10000), Dir: dir, Bin: bin, Workers: 1, Images: []string{archive}, Subnet: subnet,
 	}
 	if cluster, err = lab.Up(ctx, cfg); err != nil {
 		return 1, err

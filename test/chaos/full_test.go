@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,6 +66,7 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	ids := containerIDs(p)
+	startRegistry(t)
 	// Without the agent nobody evicts: this is about the runtime.
 	if err := node.Kill(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -89,7 +91,14 @@ func TestDiskFull(t *testing.T) {
 		}}, grpc.WaitForReady(true))
 		return r.GetPodSandboxId(), err
 	}
+	pull := func() error {
+		_, err := cri.NewImageServiceClient(conn).PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: pulled}}, grpc.WaitForReady(true))
+		return err
+	}
 	for range 3 {
+		if err := pull(); !fullErr(err) && status.Code(err) != codes.Unavailable {
+			t.Errorf("a pull on a full disk: %v", err)
+		}
 		id, err := sandbox("u1")
 		for deadline := time.Now().Add(20 * time.Second); status.Code(err) == codes.Unavailable && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 			id, err = sandbox("u1") // the runtime was killed the round before, and comes back
@@ -106,6 +115,19 @@ func TestDiskFull(t *testing.T) {
 	}
 	if out, err := cluster.Mote(ctx, 1, "images", "import", other); !fullErr(err) {
 		t.Errorf("import on a full disk: %v: %s", err, out)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		err := pull()
+		if status.Code(err) == codes.Unavailable && time.Now().Before(deadline) {
+			continue // the runtime was killed just now
+		}
+		if !fullErr(err) {
+			t.Errorf("a pull on a full disk: %v", err)
+		}
+		break
+	}
+	if left, err := os.ReadDir(filepath.Join(place().Dirs.Runtime(), "blobs")); err != nil || len(left) > 0 {
+		t.Errorf("what was pulled on a full disk: %v, %v", left, err)
 	}
 	after, err := check.Look(ctx, alone())
 	if err != nil {
@@ -146,17 +168,24 @@ func TestDiskFull(t *testing.T) {
 		t.Error(err)
 	}
 	life(t, ctx, client, kinds[0], "after-full", newRand(), 0)
+	fromRegistry := kinds[0]
+	fromRegistry.spec = func(p *corev1.Pod, r *rand.Rand) {
+		kinds[0].spec(p, r)
+		p.Spec.Containers[0].Image = pulled
+	}
+	life(t, ctx, client, fromRegistry, "pulled-after-full", newRand(), 0)
 	remove(t, ctx, client, "writer")
 	settleDown(t, ctx, client)
 }
 
-// TestDiskPressure: the node says that its disk is full, and is well again when it is not.
+// TestDiskPressure: a pod that fills the node's disk is evicted, and nothing else is; the node says that its disk is full, takes
+// no pod then, and is well again when there is space.
 func TestDiskPressure(t *testing.T) {
 	client, err := cluster.Client()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	pressure := func(want corev1.ConditionStatus, limit time.Duration) {
 		t.Helper()
@@ -177,11 +206,39 @@ func TestDiskPressure(t *testing.T) {
 		}
 		t.Errorf("DiskPressure isn't %s within %s: %v", want, limit, got)
 	}
+	create := func(k kind, name string) {
+		t.Helper()
+		if _, err := client.Pods(namespace).Create(ctx, newPod(k, name, newRand()), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	evicted := func(name, message string) {
+		t.Helper()
+		p, err := await(ctx, client, name, patience, func(p *corev1.Pod) bool { return p != nil && over(p) })
+		if err != nil {
+			t.Error(err)
+		} else if p.Status.Phase != corev1.PodFailed || p.Status.Reason != "Evicted" || !strings.Contains(p.Status.Message, message) {
+			t.Errorf("%s: %s %s: %s", name, p.Status.Phase, p.Status.Reason, p.Status.Message)
+		}
+		remove(t, ctx, client, name)
+	}
 	pressure(corev1.ConditionFalse, 30*time.Second)
-	free := fill(t)
-	defer free()
-	pressure(corev1.ConditionTrue, 100*time.Second)
-	free()
+	create(kinds[2], "modest")
+	p, err := await(ctx, client, "modest", patience, isReady)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := containerIDs(p)
+	create(kind{spec: func(p *corev1.Pod, _ *rand.Rand) {
+		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+		c := shell("c", "dd if=/dev/zero of=/v/fill bs=1M; exec sleep 100000")
+		c.VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v"}}
+		p.Spec.Containers = []corev1.Container{c}
+	}}, "hog")
+	evicted("hog", "The node was low on resource: ephemeral-storage")
+	pressure(corev1.ConditionTrue, 30*time.Second)
+	create(kinds[1], "too-late")
+	evicted("too-late", "The node had condition: [DiskPressure]")
 	// The condition stays for evictionPressureTransitionPeriod; a new agent judges anew.
 	if err := node.Kill(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -191,6 +248,17 @@ func TestDiskPressure(t *testing.T) {
 	}
 	pressure(corev1.ConditionFalse, 90*time.Second)
 	life(t, ctx, client, kinds[1], "after-pressure", newRand(), 0)
+	if p, err = await(ctx, client, "modest", patience, isReady); err != nil {
+		t.Fatal(err)
+	}
+	if now := containerIDs(p); now != ids {
+		t.Errorf("the container was replaced: %s, was %s", now, ids)
+	}
+	if err := kinds[2].judge(p); err != nil {
+		t.Error(err)
+	}
+	remove(t, ctx, client, "modest")
+	settleDown(t, ctx, client)
 }
 
 // alone is place while there is no agent: the holder is in the same namespaces.

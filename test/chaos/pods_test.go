@@ -22,99 +22,8 @@ import (
 const (
 	image     = "mote.local/busybox:1"
 	namespace = "default"
+	configMap = "chaos"
 )
-
-// kind is a sort of pod and what must hold of it when it is there or has ended.
-type kind struct {
-	name  string
-	spec  func(p *corev1.Pod, r *rand.Rand)
-	until func(*corev1.Pod) bool
-	judge func(*corev1.Pod) error
-}
-
-func shell(name, script string) corev1.Container {
-	return corev1.Container{
-		Name: name, Image: image, Args: []string{"sh", "-c", script}, SecurityContext: &corev1.SecurityContext{RunAsUser: ptr.To[int64](0)},
-	}
-}
-
-const counting = "i=0; while true; do echo $i; i=$((i+1)); sleep 0.05; done"
-
-var kinds = []kind{
-	{
-		// It counts to 300 fast and ends with a code of its own.
-		name: "ends",
-		spec: func(p *corev1.Pod, r *rand.Rand) {
-			code := 1 + r.Intn(100)
-			p.Annotations = map[string]string{"code": strconv.Itoa(code)}
-			p.Spec.RestartPolicy = corev1.RestartPolicyNever
-			p.Spec.Containers = []corev1.Container{shell("c", fmt.Sprintf("i=0; while [ $i -lt 300 ]; do echo $i; i=$((i+1)); done; sleep 0.%d; echo $i; exit %d", r.Intn(10), code))}
-		},
-		until: func(p *corev1.Pod) bool {
-			return p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
-		},
-		judge: func(p *corev1.Pod) error {
-			return errors.Join(exited(p, "c", p.Annotations["code"], 0), counted(p, "c", 0, 301))
-		},
-	},
-	{
-		// It fails once and then succeeds: one restart, no more.
-		name: "again",
-		spec: func(p *corev1.Pod, _ *rand.Rand) {
-			p.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
-			p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
-			c := shell("c", "for i in 0 1 2 3 4 5 6 7 8 9; do echo $i; done; [ -e /v/was ] && exit 0; touch /v/was; exit 3")
-			c.VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v"}}
-			p.Spec.Containers = []corev1.Container{c}
-		},
-		until: func(p *corev1.Pod) bool {
-			return p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
-		},
-		judge: func(p *corev1.Pod) error {
-			return errors.Join(exited(p, "c", "0", 1), counted(p, "c", 1, 10))
-		},
-	},
-	{
-		// It counts until it is deleted.
-		name: "runs",
-		spec: func(p *corev1.Pod, _ *rand.Rand) {
-			p.Spec.Containers = []corev1.Container{shell("c", counting)}
-		},
-		until: ready,
-		judge: func(p *corev1.Pod) error { return errors.Join(undisturbed(p), counted(p, "c", 0, 1)) },
-	},
-	{
-		// All that leaves traces: init containers, two containers in one PID namespace, volumes, a host port, a probe.
-		name: "rich",
-		spec: func(p *corev1.Pod, r *rand.Rand) {
-			p.Spec.ShareProcessNamespace = ptr.To(true)
-			p.Spec.Volumes = []corev1.Volume{
-				{Name: "m", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}},
-				{Name: "d", VolumeSource: corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{
-					{Path: "name", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}},
-				}}}},
-			}
-			mounts := []corev1.VolumeMount{{Name: "m", MountPath: "/m"}, {Name: "d", MountPath: "/d"}}
-			first, one, two := shell("first", "echo 0; echo first > /m/first"), shell("c", counting), shell("two", counting)
-			first.VolumeMounts, one.VolumeMounts = mounts, mounts
-			p.Spec.InitContainers = []corev1.Container{first}
-			one.Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: int32(20000 + r.Intn(20000))}}
-			one.ReadinessProbe = &corev1.Probe{
-				ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"/busybox", "test", "-e", "/m/first"}}},
-				PeriodSeconds: 1, FailureThreshold: 3, TimeoutSeconds: 5,
-			}
-			two.LivenessProbe = &corev1.Probe{
-				ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"/busybox", "true"}}},
-				PeriodSeconds: 1, FailureThreshold: 5, TimeoutSeconds: 5,
-			}
-			p.Spec.Containers = []corev1.Container{one, two}
-		},
-		until: ready,
-		judge: func(p *corev1.Pod) error {
-			return errors.Join(undisturbed(p), counted(p, "c", 0, 1), counted(p, "two", 0, 1))
-		},
-	},
-}
 
 func ready(p *corev1.Pod) bool {
 	for _, c := range p.Status.Conditions {
@@ -170,6 +79,24 @@ func exited(p *corev1.Pod, container, code string, restarts int32) error {
 	return fmt.Errorf("pod %s has no status of container %s: phase %s, %s: %s", p.Name, container, p.Status.Phase, p.Status.Reason, p.Status.Message)
 }
 
+// said: the container that has ended left this message.
+func said(p *corev1.Pod, container, message string) error {
+	for _, st := range p.Status.ContainerStatuses {
+		if st.Name == container && st.State.Terminated != nil && st.State.Terminated.Message == message {
+			return nil
+		}
+	}
+	return fmt.Errorf("pod %s: its container doesn't say %q: %v", p.Name, message, p.Status.ContainerStatuses)
+}
+
+// uidOf is the pod's UID on the node: a static pod's is its manifest's hash.
+func uidOf(p *corev1.Pod) string {
+	if p.Annotations[corev1.MirrorPodAnnotationKey] != "" {
+		return p.Annotations["kubernetes.io/config.hash"]
+	}
+	return string(p.UID)
+}
+
 // counted: the attempt's log holds 0, 1, 2, …, each once, and soon at least least of them: what a container has printed
 // while the runtime was away is in the log when that is back.
 func counted(p *corev1.Pod, container string, attempt, least int) (err error) {
@@ -183,7 +110,7 @@ func counted(p *corev1.Pod, container string, attempt, least int) (err error) {
 var errGap = errors.New("lines were lost or repeated")
 
 func countedNow(p *corev1.Pod, container string, attempt, least int) error {
-	path := filepath.Join(node.Dir(), "log", "pods", namespace+"_"+p.Name+"_"+string(p.UID), container, fmt.Sprintf("%d.log", attempt))
+	path := filepath.Join(node.Dir(), "log", "pods", namespace+"_"+p.Name+"_"+uidOf(p), container, fmt.Sprintf("%d.log", attempt))
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", p.Name, err)

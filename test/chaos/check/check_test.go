@@ -49,7 +49,7 @@ func well() State {
 		Snapshots:   []string{ctrID},
 		RunDirs:     map[string][]string{"ctr": {ctrID}, "sandboxes": {sandboxID}},
 		Desired:     []string{uid}, PodDirs: []string{uid}, LogDirs: []string{"default_p_" + uid},
-		LogLinks: map[string]string{"p_default_c.log": "/log/0.log"},
+		LogLinks: map[string]string{"p_default_c-" + ctrID + ".log": "/log/0.log"},
 		Sockets:  []string{"hold.sock", "runtime.sock"},
 	}
 }
@@ -87,6 +87,7 @@ func TestCompare(t *testing.T) {
 		"a pod's directory":        {func(s *State) { s.PodDirs = append(s.PodDirs, old) }, "pod directory " + old},
 		"a log directory":          {func(s *State) { s.LogDirs = append(s.LogDirs, "default_q_"+old) }, "log directory default_q_" + old},
 		"a link to no log":         {func(s *State) { s.LogLinks["q.log"] = "" }, "link q.log"},
+		"no link to a log":         {func(s *State) { s.LogLinks = nil }, "no link p_default_c-"},
 		"a temporary file":         {func(s *State) { s.Temporary = []string{"x.tmp"} }, "temporary file x.tmp"},
 		"a socket":                 {func(s *State) { s.Sockets = append(s.Sockets, "x.sock") }, "socket x.sock"},
 		"a container without life": {func(s *State) { s.Processes = map[string][]int{} }, "has no process"},

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -87,6 +88,9 @@ func (j *judge) promised() {
 				}
 				if !j.sandboxes[c.SandboxID].Ready {
 					j.say("container %s of pod %s is in a sandbox that is dead", st.Name, p.Name)
+				}
+				if link := fmt.Sprintf("%s_%s_%s-%s.log", p.Name, p.Namespace, st.Name, id); j.LogLinks[link] == "" {
+					j.say("no link %s to a log", link)
 				}
 				if !slices.Contains(j.Kept, id) {
 					j.say("container %s of pod %s: the holder doesn't keep its streams", st.Name, p.Name)

@@ -36,7 +36,7 @@ func (n Node) files(s *State) error {
 	links := filepath.Join(filepath.Dir(n.PodLogDir), "containers")
 	for _, name := range names(links) {
 		to, _ := filepath.EvalSymlinks(filepath.Join(links, name))
-		s.LogLinks[name] = to
+		s.LogLinks[name] = to // "" if it leads nowhere
 	}
 	return errors.Join(n.attachments(s), n.temporary(s))
 }
@@ -92,7 +92,7 @@ func (n Node) temporary(s *State) error {
 				if containerID.FindString(path) == "" { // libcontainer's start gate goes with its directory
 					s.Temporary = append(s.Temporary, rel)
 				}
-			case strings.HasPrefix(name, ".tmp") || strings.HasSuffix(name, ".tmp") || strings.HasSuffix(name, ".new") || strings.HasSuffix(name, "~"):
+			case strings.HasPrefix(name, ".tmp") || strings.HasPrefix(name, ".new") || strings.HasSuffix(name, ".tmp") || strings.HasSuffix(name, ".new") || strings.HasSuffix(name, "~"):
 				s.Temporary = append(s.Temporary, rel)
 			}
 			return nil
