@@ -74,19 +74,14 @@ func watchCrowd(b *testing.B, t bed, node string, steady time.Duration) (h healt
 	b.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), steady+time.Minute)
 	defer cancel()
-	list, err := t.c.Pods("default").List(ctx, metav1.ListOptions{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	from := metav1.ListOptions{ResourceVersion: list.ResourceVersion}
-	podWatch, err1 := t.c.Pods("default").Watch(ctx, from)
-	nodeWatch, err2 := t.c.Nodes().Watch(ctx, from)
-	leaseWatch, err3 := t.c.Leases("kube-node-lease").Watch(ctx, from)
-	for _, err := range []error{err1, err2, err3} {
+	nodeWatch, err1 := t.c.Nodes().Watch(ctx, metav1.ListOptions{})
+	leaseWatch, err2 := t.c.Leases("kube-node-lease").Watch(ctx, metav1.ListOptions{})
+	for _, err := range []error{err1, err2} {
 		if err != nil {
 			b.Fatal(err)
 		}
 	}
+	seen := follow(ctx, t.c)
 	disturbed := map[string]bool{}
 	look := func(p *corev1.Pod) {
 		well := ready(p) && p.DeletionTimestamp == nil
@@ -97,20 +92,17 @@ func watchCrowd(b *testing.B, t bed, node string, steady time.Duration) (h healt
 			disturbed[p.Name] = true
 		}
 	}
-	for i := range list.Items {
-		look(&list.Items[i])
-	}
 	began := measure(b, t.Nodes[1].Programs())
 	renewed := time.Now()
 	end := time.After(steady)
 	for {
 		select {
-		case e, ok := <-podWatch.ResultChan():
-			if p, isPod := e.Object.(*corev1.Pod); isPod {
-				look(p)
+		case e := <-seen:
+			if e.err != nil {
+				b.Fatal(e.err)
 			}
-			if !ok {
-				b.Fatal("the watch of pods ended")
+			if e.pod != nil {
+				look(e.pod)
 			}
 		case e, ok := <-nodeWatch.ResultChan():
 			if n, isNode := e.Object.(*corev1.Node); isNode && n.Name == node && !nodeReady(n) {

@@ -10,6 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/utils/ptr"
 
 	"github.com/mote-edge/mote/internal/kubeclient"
@@ -51,15 +53,6 @@ func (p pods) run(b *testing.B, prefix string, n int, atOnce bool) []time.Durati
 	b.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), p.limit)
 	defer cancel()
-	list, err := p.c.Pods("default").List(ctx, metav1.ListOptions{Limit: 1})
-	if err != nil {
-		b.Fatal(err)
-	}
-	w, err := p.c.Pods("default").Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer w.Stop()
 	var mu sync.Mutex
 	began, took := map[string]time.Time{}, map[string]time.Duration{}
 	create := func(i int) {
@@ -72,21 +65,26 @@ func (p pods) run(b *testing.B, prefix string, n int, atOnce bool) []time.Durati
 			cancel()
 		}
 	}
+	seen := follow(ctx, p.c)
 	await := func(until int) {
 		for len(took) < until {
-			e, ok := <-w.ResultChan()
-			if !ok {
-				b.Fatalf("%d of %d pods were Ready on %s when the watch ended", len(took), n, p.node)
+			var got event
+			select {
+			case got = <-seen:
+			case <-ctx.Done():
+				b.Fatalf("%d of %d pods were Ready on %s within %s", len(took), n, p.node, p.limit)
 			}
-			got, ok := e.Object.(*corev1.Pod)
-			if !ok {
+			if got.err != nil {
+				b.Fatal(got.err)
+			}
+			if got.pod == nil {
 				continue
 			}
 			mu.Lock()
-			start, ours := began[got.Name]
+			start, ours := began[got.pod.Name]
 			mu.Unlock()
-			if _, seen := took[got.Name]; ours && !seen && ready(got) {
-				took[got.Name] = time.Since(start)
+			if _, known := took[got.pod.Name]; ours && !known && ready(got.pod) {
+				took[got.pod.Name] = time.Since(start)
 			}
 		}
 	}
@@ -131,6 +129,70 @@ func ready(p *corev1.Pod) bool {
 	return false
 }
 
+// event is a pod as it was seen, nil when there is none at all, or why no more can be; all is how many pods there are.
+type event struct {
+	pod *corev1.Pod
+	all int
+	err error
+}
+
+// follow tells of each pod that there is and of each that changes. As clients do, it lists and watches again when the
+// server ends a watch, as it does to those that read too slowly.
+func follow(ctx context.Context, c *kubeclient.Client) <-chan event {
+	out := make(chan event)
+	tell := func(e event) bool {
+		select {
+		case out <- e:
+			return e.err == nil
+		case <-ctx.Done():
+			return false
+		}
+	}
+	once := func() bool {
+		list, err := c.Pods("default").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return tell(event{err: err})
+		}
+		there := map[types.UID]bool{}
+		for i := range list.Items {
+			there[list.Items[i].UID] = true
+		}
+		if len(list.Items) == 0 && !tell(event{}) {
+			return false
+		}
+		for i := range list.Items {
+			if !tell(event{pod: &list.Items[i], all: len(there)}) {
+				return false
+			}
+		}
+		w, err := c.Pods("default").Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+		if err != nil {
+			return tell(event{err: err})
+		}
+		defer w.Stop()
+		for e := range w.ResultChan() {
+			p, ok := e.Object.(*corev1.Pod)
+			if !ok {
+				return true // an error: its words don't matter, another list is its remedy
+			}
+			there[p.UID] = true
+			if e.Type == watch.Deleted {
+				delete(there, p.UID)
+			}
+			if !tell(event{pod: p, all: len(there)}) {
+				return false
+			}
+		}
+		return ctx.Err() == nil
+	}
+	go func() {
+		defer close(out)
+		for once() {
+		}
+	}()
+	return out
+}
+
 // remove deletes all pods and waits until the nodes have confirmed it; it returns how long that took.
 func (p pods) remove(b *testing.B) time.Duration {
 	b.Helper()
@@ -140,25 +202,16 @@ func (p pods) remove(b *testing.B) time.Duration {
 	if err := p.c.Pods("default").DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
 		b.Fatal(err)
 	}
-	list, err := p.c.Pods("default").List(ctx, metav1.ListOptions{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	w, err := p.c.Pods("default").Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer w.Stop()
-	for left := len(list.Items); left > 0; {
-		e, ok := <-w.ResultChan()
-		if !ok {
-			b.Fatalf("%d pods of %s were not deleted within %s", left, p.node, p.limit)
+	for got := range follow(ctx, p.c) {
+		if got.err != nil {
+			b.Fatalf("%d pods were not deleted: %v", got.all, got.err)
 		}
-		if e.Type == "DELETED" {
-			left--
+		if got.all == 0 {
+			return time.Since(start)
 		}
 	}
-	return time.Since(start)
+	b.Fatalf("not all pods were deleted within %s", p.limit)
+	return 0
 }
 
 // quantile of lengths in order: 50 is the median, 99 of fewer than 100 the longest.
