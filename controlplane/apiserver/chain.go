@@ -71,7 +71,6 @@ func (s *Server) builtIn(config genericapiserver.Config, next genericapiserver.D
 	groups, err := registry.Groups(registry.Config{
 		Options:        options,
 		Uncached:       s.backend.Uncached,
-		RBAC:           s.rbac.Source(),
 		Loopback:       s.loopback,
 		ServiceCIDR:    s.cfg.ServiceCIDR,
 		NodePorts:      utilnet.PortRange{Base: s.cfg.NodePortFirst, Size: s.cfg.NodePortCount},

@@ -19,8 +19,6 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/informers"
 	listers "k8s.io/client-go/listers/rbac/v1"
-
-	"github.com/mote-edge/mote/controlplane/registry/resource"
 )
 
 // Objects is where roles and bindings come from.
@@ -37,7 +35,6 @@ type Resolver struct{ objects Objects }
 var (
 	_ authorizer.Authorizer   = (*Resolver)(nil)
 	_ authorizer.RuleResolver = (*Resolver)(nil)
-	_ resource.RuleSource     = source{}
 )
 
 // New returns a resolver.
@@ -211,22 +208,4 @@ func (r *Resolver) RulesFor(_ context.Context, u user.Info, namespace string) ([
 		return true
 	})
 	return resources, paths, err != nil, err
-}
-
-// Source returns the rules themselves, for the escalation checks of the rbac resources.
-func (r *Resolver) Source() resource.RuleSource { return source{r} }
-
-type source struct{ *Resolver }
-
-func (s source) RulesFor(_ context.Context, u user.Info, namespace string) ([]rbacv1.PolicyRule, error) {
-	var rules []rbacv1.PolicyRule
-	err := s.visit(u, namespace, func(_ string, rule *rbacv1.PolicyRule) bool {
-		rules = append(rules, *rule)
-		return true
-	})
-	return rules, err
-}
-
-func (s source) RoleRules(_ context.Context, ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error) {
-	return s.rules(ref, namespace)
 }

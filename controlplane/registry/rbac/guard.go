@@ -88,7 +88,7 @@ func collectorOnly(obj, old runtime.Object) bool {
 
 type guard struct {
 	authorizer authorizer.UnconditionalAuthorizer
-	rules      resource.RuleSource
+	rules      storeRules
 }
 
 var everything = []rbacv1.PolicyRule{

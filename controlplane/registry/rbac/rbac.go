@@ -26,10 +26,7 @@ func Storages(c *resource.Config) (resource.Storages, error) {
 	for name := range to {
 		stores[name] = to[name].(*resource.REST)
 	}
-	g := guard{authorizer: c.Authorizer, rules: c.RBAC}
-	if g.rules == nil {
-		g.rules = storeRules{stores}
-	}
+	g := guard{authorizer: c.Authorizer, rules: storeRules{stores}}
 	for name, check := range map[string]checkFunc{
 		"roles": g.role, "clusterroles": g.role, "rolebindings": g.binding, "clusterrolebindings": g.binding,
 	} {

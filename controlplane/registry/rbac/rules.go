@@ -16,11 +16,11 @@ import (
 	"github.com/mote-edge/mote/controlplane/registry/resource"
 )
 
-// storeRules reads roles and bindings from the stores that serve them.
+// storeRules resolves the rules of users and roles for the escalation checks, from the stores that serve them: whoever has
+// just made a role may bind it at once, which the authorizer's watches may not have heard of.
 type storeRules struct{ stores map[string]*resource.REST }
 
-var _ resource.RuleSource = storeRules{}
-
+// RoleRules returns the rules of a role; a role that doesn't exist is a NotFound API error.
 func (s storeRules) RoleRules(ctx context.Context, ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error) {
 	switch ref.Kind {
 	case "Role":
@@ -39,6 +39,8 @@ func (s storeRules) RoleRules(ctx context.Context, ref rbacv1.RoleRef, namespace
 	return nil, fmt.Errorf("unsupported role reference kind: %q", ref.Kind)
 }
 
+// RulesFor returns every rule that u has in namespace ("" for the cluster scope alone). With an error it returns what it
+// could find.
 func (s storeRules) RulesFor(ctx context.Context, u user.Info, namespace string) ([]rbacv1.PolicyRule, error) {
 	var rules []rbacv1.PolicyRule
 	var errs []error

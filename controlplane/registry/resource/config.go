@@ -8,10 +8,8 @@ import (
 	"net/url"
 	"time"
 
-	rbacv1 "k8s.io/api/rbac/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
-	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -45,8 +43,6 @@ type Config struct {
 	Components map[string]func() error
 
 	Authorizer authorizer.UnconditionalAuthorizer
-	// RBAC resolves rules for the escalation checks; nil reads them from the stores.
-	RBAC RuleSource
 	// Rules answers SelfSubjectRulesReview; nil answers with an empty list.
 	Rules authorizer.RuleResolver
 	// Authenticator answers TokenReview.
@@ -100,17 +96,6 @@ type TokenClaims struct {
 	ID                  string
 	// Private is the value of the "kubernetes.io" claim, ready to be encoded.
 	Private any
-}
-
-// RuleSource resolves the rules of users and roles, for the escalation checks of
-// the rbac group.
-type RuleSource interface {
-	// RulesFor returns every rule that u has in namespace ("" for the cluster
-	// scope alone). With an error it returns what it could find.
-	RulesFor(ctx context.Context, u user.Info, namespace string) ([]rbacv1.PolicyRule, error)
-	// RoleRules returns the rules of a role; a role that doesn't exist is a
-	// NotFound API error.
-	RoleRules(ctx context.Context, ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error)
 }
 
 // Storages maps "pods" or "pods/status" to its storage, for one group version.
