@@ -59,7 +59,7 @@ func (a *Agent) allocator(ctx context.Context, p *parts) error {
 		return err
 	}
 	if p.devices, err = device.New(device.Config{
-		Dir: filepath.Join(a.cfg.KubeletDir, "device-plugins"), Nodes: machine.Mask(), Log: a.cfg.Log,
+		Dir: filepath.Join(a.cfg.KubeletDir, "device-plugins"), Nodes: machine.Mask(), Tally: p.meters.tally, Log: a.cfg.Log,
 		Changed: func() { p.node.Poke() },
 		Sick: func(uids []types.UID) { //nolint:contextcheck // a callback: the worker has a context of its own
 			for _, uid := range uids {
@@ -80,7 +80,7 @@ func (a *Agent) allocator(ctx context.Context, p *parts) error {
 		plugin.Device: p.devices, plugin.DRA: p.claims.Drivers(),
 	}, a.cfg.Log)
 	p.allocate = allocate.New(allocate.Config{
-		CPU: p.cpus, Memory: p.memory, Devices: p.devices, Claims: p.claims, Topology: policy, SharedCPUs: func() { p.pods.SharedCPUs() },
+		CPU: p.cpus, Memory: p.memory, Devices: p.devices, Claims: p.claims, Topology: policy, SharedCPUs: func() { p.pods.SharedCPUs() }, Tally: p.meters.tally,
 	})
 	return nil
 }

@@ -15,7 +15,7 @@ func (a *Agent) newPuller(p *parts) (*image.Puller, error) {
 	cfg := image.Config{
 		Images: p.cri.Images, Parallel: k.ParallelPulls(), Dir: filepath.Join(a.cfg.Dirs.Agent(), "image_manager"),
 		Verification: image.Policy(k.ImagePullCredentialsVerificationPolicy), Allowlist: k.PreloadedImagesVerificationAllowlist,
-		DockerConfigs: dockerConfigs(a.cfg.KubeletDir), Log: a.cfg.Log,
+		DockerConfigs: dockerConfigs(a.cfg.KubeletDir), Tally: p.meters.tally, Log: a.cfg.Log,
 	}
 	if a.cfg.CredentialProviderConfig != "" {
 		var accounts image.Accounts

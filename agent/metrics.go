@@ -11,10 +11,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/mote-edge/mote/agent/cgroup"
 	"github.com/mote-edge/mote/agent/evict"
 	"github.com/mote-edge/mote/agent/meter"
 	"github.com/mote-edge/mote/agent/podworker"
 	"github.com/mote-edge/mote/agent/server"
+	"github.com/mote-edge/mote/agent/volume"
 )
 
 // meters are what the node's parts count on their way.
@@ -22,10 +24,11 @@ type meters struct {
 	runtime  *meter.Runtime
 	requests *meter.Requests
 	pods     *meter.Pods
+	tally    *meter.Tally
 }
 
 func newMeters() meters {
-	return meters{runtime: meter.NewRuntime(), requests: meter.NewRequests(), pods: meter.NewPods()}
+	return meters{runtime: meter.NewRuntime(), requests: meter.NewRequests(), pods: meter.NewPods(), tally: meter.NewTally()}
 }
 
 // metrics adds what the node's parts count to /metrics, under the kubelet's names.
@@ -38,6 +41,14 @@ func (a *Agent) metrics(p *parts) func(*server.Metrics) {
 		p.meters.pods.Write(m)
 		p.meters.runtime.Write(m)
 		p.meters.requests.Write(m)
+		p.meters.tally.Write(m)
+		if seen := p.cri.Seen(); !seen.IsZero() {
+			m.Value("kubelet_pleg_last_seen_seconds", "gauge", "Timestamp in seconds when PLEG was last seen active.", epoch(seen))
+		}
+		shared, exclusive := p.cpus.Counts()
+		m.Value("kubelet_cpu_manager_shared_pool_size_millicores", "gauge", "The size of the shared CPU pool for non-guaranteed QoS pods, in millicores.", float64(1000*shared))
+		m.Value("kubelet_cpu_manager_exclusive_cpu_allocation_count", "gauge", "The total number of CPUs exclusively allocated to containers running on this node", float64(exclusive))
+		a.volumeMetrics(p, m)
 		evictions := p.evict.Evictions()
 		for _, signal := range slices.Sorted(maps.Keys(evictions)) {
 			m.Value("kubelet_evictions", "counter", "Cumulative number of pod evictions by eviction signal", float64(evictions[signal]), "eviction_signal", signal)
@@ -83,6 +94,24 @@ func (a *Agent) podMetrics(p *parts, m *server.Metrics) {
 	m.Value("kubelet_active_pods", "gauge", help, others, "static", "")
 	m.Value("kubelet_active_pods", "gauge", help, static, "static", "true")
 	m.Value("kubelet_mirror_pods", "gauge", "The number of mirror pods the kubelet will try to create (one per admitted static pod)", mirrors+static, "static", "true")
+}
+
+// volumeMetrics writes how many volumes pods ask for and how many stand.
+func (a *Agent) volumeMetrics(p *parts, m *server.Metrics) {
+	desired := map[string]int{}
+	for _, pod := range p.pods.Pods() {
+		for i := range pod.Spec.Volumes {
+			desired[volume.Plugin(&pod.Spec.Volumes[i])]++
+		}
+	}
+	for _, state := range []struct {
+		name  string
+		count map[string]int
+	}{{"actual_state_of_world", p.volumes.Mounted()}, {"desired_state_of_world", desired}} {
+		for _, plugin := range slices.Sorted(maps.Keys(state.count)) {
+			m.Value("volume_manager_total_volumes", "gauge", "Number of volumes in Volume Manager", float64(state.count[plugin]), "plugin_name", plugin, "state", state.name)
+		}
+	}
 }
 
 // claimMetrics writes what the file systems of claims hold.
@@ -165,4 +194,20 @@ type watchedEvents struct {
 func (w watchedEvents) Pod(pod *corev1.Pod, container, kind, reason, message string) {
 	w.pods.Event(pod, container, reason)
 	w.Events.Pod(pod, container, kind, reason, message)
+}
+
+// timedCgroups times what is done to the pods' cgroups.
+type timedCgroups struct {
+	*cgroup.Tree
+	tally *meter.Tally
+}
+
+func (t timedCgroups) Ensure(pod *corev1.Pod) (string, error) {
+	defer t.tally.Since(meter.CgroupWrites, time.Now(), "update")
+	return t.Tree.Ensure(pod)
+}
+
+func (t timedCgroups) Remove(uid types.UID) error {
+	defer t.tally.Since(meter.CgroupWrites, time.Now(), "destroy")
+	return t.Tree.Remove(uid)
 }

@@ -25,7 +25,7 @@ func (a *Agent) certificates(p *parts) error {
 		Dir: filepath.Join(a.cfg.Dirs.Agent(), "pki"), NodeName: a.cfg.NodeName, CSRs: p.api.client.CertificateSigningRequests(),
 		// An identity that lies elsewhere is its owner's to renew.
 		Client:   a.cfg.Kubelet.RotateCertificates && filepath.Dir(a.cfg.REST.CertFile) == filepath.Join(a.cfg.Dirs.Agent(), "pki"),
-		CertFile: a.cfg.Kubelet.TLSCertFile, KeyFile: a.cfg.Kubelet.TLSPrivateKeyFile, Log: a.cfg.Log,
+		CertFile: a.cfg.Kubelet.TLSCertFile, KeyFile: a.cfg.Kubelet.TLSPrivateKeyFile, Tally: p.meters.tally, Log: a.cfg.Log,
 	}
 	for _, ip := range p.node.HostIPs() {
 		addr, err := netip.ParseAddr(ip)
@@ -62,7 +62,7 @@ func (a *Agent) serverConfig(p *parts) (server.Config, error) {
 		NoDebugging: !k.EnableDebuggingHandlers, NoSystemLogs: !k.EnableSystemLogHandler,
 		Anonymous: isTrue(k.Authentication.Anonymous.Enabled), NoTokens: !isTrue(k.Authentication.Webhook.Enabled), AllowAll: k.Authorization.Mode == "AlwaysAllow",
 		TokenTTL: k.Authentication.Webhook.CacheTTL.Duration, AllowedTTL: k.Authorization.Webhook.CacheAuthorizedTTL.Duration, DeniedTTL: k.Authorization.Webhook.CacheUnauthorizedTTL.Duration,
-		Configz: a.configz(), Metrics: a.metrics(p), Probes: p.pods.ProbeMetrics,
+		Configz: a.configz(), Metrics: a.metrics(p), Tally: p.meters.tally, Probes: p.pods.ProbeMetrics,
 		Detail: p.cgroups.Detail, Volumes: volumes.of, Logs: volumes.logs, Log: a.cfg.Log,
 		Sandboxes: func(ctx context.Context) ([]*runtimeapi.PodSandboxStats, error) {
 			r, err := p.cri.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{})

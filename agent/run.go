@@ -213,6 +213,7 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 	if p.cri, err = cri.Dial(endpoint, grpc.WithUnaryInterceptor(p.meters.runtime.Intercept)); err != nil {
 		return nil, err
 	}
+	p.cri.Tally = p.meters.tally
 	if cfg.REST != nil {
 		rc := rest.CopyConfig(cfg.REST)
 		rc.QPS = -1 // the API server shares out its time; a bound of our own would only delay the start of pods
@@ -345,6 +346,7 @@ func (a *Agent) volumes(p *parts) error {
 		Warn: func(pod *corev1.Pod, reason, message string) {
 			p.events.Pod(pod, "", corev1.EventTypeWarning, reason, message)
 		},
+		Tally: p.meters.tally,
 	}
 	if p.api != nil {
 		cfg.Objects, cfg.API = objects.API{Client: p.api.client}, p.api
@@ -370,8 +372,8 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 		return err
 	}
 	deps := podworker.Deps{
-		CRI: p.cri, Images: p.puller, Volumes: p.volumes, Cgroups: p.cgroups, Node: p.node,
-		Objects: p.volumes, Events: watchedEvents{p.events, p.meters.pods}, Users: users, Resources: p.allocate, Runtime: p.version.GetRuntimeName(), Log: a.cfg.Log,
+		CRI: p.cri, Images: p.puller, Volumes: p.volumes, Cgroups: timedCgroups{p.cgroups, p.meters.tally}, Node: p.node,
+		Objects: p.volumes, Events: watchedEvents{p.events, p.meters.pods}, Users: users, Resources: p.allocate, Runtime: p.version.GetRuntimeName(), Tally: p.meters.tally, Log: a.cfg.Log,
 		Handler: func(context.Context, string) (string, error) { return "", errStandalone },
 		Gone:    func(uid types.UID) { p.source.Gone(uid) },
 		Refuse:  p.refuse,

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -23,6 +24,7 @@ import (
 	"github.com/mote-edge/mote/agent/cpu"
 	"github.com/mote-edge/mote/agent/device"
 	"github.com/mote-edge/mote/agent/memory"
+	"github.com/mote-edge/mote/agent/meter"
 	"github.com/mote-edge/mote/agent/podworker"
 	"github.com/mote-edge/mote/agent/topology"
 )
@@ -48,6 +50,7 @@ type Config struct {
 	Topology *topology.Policy
 	// SharedCPUs is called when the CPUs of containers without some of their own have changed. It doesn't block.
 	SharedCPUs func()
+	Tally      *meter.Tally // nil counts nothing
 }
 
 // Allocator is what pod workers ask. It is safe for concurrent use.
@@ -120,10 +123,20 @@ func (a *Allocator) Admit(ctx context.Context, pod *corev1.Pod) (reason, message
 
 var errTopology = errors.New(topology.ErrorMessage)
 
-func (a *Allocator) admit(ctx context.Context, pod *corev1.Pod) error {
+func (a *Allocator) admit(ctx context.Context, pod *corev1.Pod) (err error) {
 	p := a.cfg.Topology
 	hint := topology.Hint{Any: true}
 	var ok bool
+	if p.Active() {
+		begin := time.Now()
+		a.cfg.Tally.Add(meter.Alignments, 1)
+		defer func() {
+			if errors.Is(err, errTopology) {
+				a.cfg.Tally.Add(meter.AlignmentsFailed, 1)
+			}
+			a.cfg.Tally.Observe(meter.AlignmentMillis, float64(time.Since(begin).Microseconds())/1000)
+		}()
+	}
 	if p.Active() && p.PodScope() {
 		if hint, ok = p.Merge([]topology.Hints{a.cfg.Devices.PodHints(pod), a.cfg.CPU.PodHints(pod), a.cfg.Memory.PodHints(pod)}); !ok {
 			return errTopology
@@ -138,14 +151,26 @@ func (a *Allocator) admit(ctx context.Context, pod *corev1.Pod) error {
 		if err := a.cfg.Devices.Allocate(ctx, pod, c, hint); err != nil {
 			return err
 		}
-		if err := a.cfg.CPU.Allocate(pod, c, hint); err != nil {
+		if err := a.counted(a.cfg.CPU.Exclusive(pod, c) > 0, meter.CPUPins, meter.CPUPinsFailed, a.cfg.CPU.Allocate(pod, c, hint)); err != nil {
 			return err
 		}
-		if err := a.cfg.Memory.Allocate(pod, c, hint); err != nil {
+		pins := a.cfg.Memory.Static() && cgroup.QOSClass(pod) == corev1.PodQOSGuaranteed
+		if err := a.counted(pins, meter.MemoryPins, meter.MemoryPinsFailed, a.cfg.Memory.Allocate(pod, c, hint)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// counted counts an allocation that pins a container, and its failure.
+func (a *Allocator) counted(pins bool, all, failed meter.Metric, err error) error {
+	if pins {
+		a.cfg.Tally.Add(all, 1)
+		if err != nil {
+			a.cfg.Tally.Add(failed, 1)
+		}
+	}
+	return err
 }
 
 // Prepare implements podworker.Resources.

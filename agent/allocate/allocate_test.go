@@ -19,6 +19,7 @@ import (
 	"github.com/mote-edge/mote/agent/device"
 	"github.com/mote-edge/mote/agent/device/devicetest"
 	"github.com/mote-edge/mote/agent/memory"
+	"github.com/mote-edge/mote/agent/meter"
 	"github.com/mote-edge/mote/agent/numa/numatest"
 	"github.com/mote-edge/mote/agent/topology"
 )
@@ -48,12 +49,13 @@ func pod(uid string, containers ...string) *corev1.Pod {
 type fixture struct {
 	*Allocator
 	repinned int
+	tally    *meter.Tally
 }
 
 // newFixture has GPUs a on node 0 and b, c on node 1.
 func newFixture(t *testing.T, policy, scope string) *fixture {
 	t.Helper()
-	f := &fixture{}
+	f := &fixture{tally: meter.NewTally()}
 	cpus, err := cpu.New(cpu.Config{Policy: cpu.PolicyStatic, ReservedMilli: 500, Machine: machine})
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +70,7 @@ func newFixture(t *testing.T, policy, scope string) *fixture {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	changed := make(chan struct{}, 10)
-	devices, err := device.New(device.Config{Dir: dir, Nodes: machine.Mask(), Log: slog.New(slog.DiscardHandler), Changed: func() { changed <- struct{}{} }})
+	devices, err := device.New(device.Config{Dir: dir, Nodes: machine.Mask(), Log: slog.New(slog.DiscardHandler), Tally: f.tally, Changed: func() { changed <- struct{}{} }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +78,7 @@ func newFixture(t *testing.T, policy, scope string) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Allocator = New(Config{CPU: cpus, Memory: mem, Devices: devices, Topology: p, SharedCPUs: func() { f.repinned++ }})
+	f.Allocator = New(Config{CPU: cpus, Memory: mem, Devices: devices, Topology: p, SharedCPUs: func() { f.repinned++ }, Tally: f.tally})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = devices.Run(ctx) }()
@@ -161,6 +163,29 @@ func TestAdmit(t *testing.T) {
 				t.Errorf("got  %q\nwant %q", got, tc.want)
 			}
 		})
+	}
+}
+
+// What is pinned, aligned and refused is counted under upstream's names.
+func TestCounts(t *testing.T) {
+	f := newFixture(t, topology.SingleNUMANode, "")
+	_ = f.admit(t, pod("p", "cpu=2 memory=1Gi example.com/gpu=1"))
+	if reason, _ := f.Admit(t.Context(), pod("q", "cpu=6 memory=1Gi")); reason != topology.ErrorReason {
+		t.Errorf("a pod that fits on no node: %q", reason)
+	}
+	x := &meter.Text{}
+	f.tally.Write(x)
+	for _, want := range []string{
+		"kubelet_topology_manager_admission_requests_total 2", "kubelet_topology_manager_admission_errors_total 1", "kubelet_topology_manager_admission_duration_ms_count 2",
+		"kubelet_cpu_manager_pinning_requests_total 1", "kubelet_cpu_manager_pinning_errors_total 0", "kubelet_memory_manager_pinning_requests_total 1",
+		`kubelet_device_plugin_registration_total{resource_name="example.com/gpu"} 1`, `kubelet_device_plugin_alloc_duration_seconds_count{resource_name="example.com/gpu"} 1`,
+	} {
+		if !strings.Contains(string(x.Bytes()), want+"\n") {
+			t.Errorf("no %q in\n%s", want, x.Bytes())
+		}
+	}
+	if shared, exclusive := f.cfg.CPU.Counts(); shared != 6 || exclusive != 2 {
+		t.Errorf("%d CPUs are shared and %d are not", shared, exclusive)
 	}
 }
 

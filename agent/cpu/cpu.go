@@ -67,6 +67,18 @@ type state struct {
 	Entries       map[types.UID]map[string]string `json:"entries,omitempty"`
 }
 
+// Counts returns how many CPUs all containers share, and how many belong to one each.
+func (c *CPUs) Counts() (shared, exclusive int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, containers := range c.assigned {
+		for _, set := range containers {
+			exclusive += set.Size()
+		}
+	}
+	return c.shared.Size(), exclusive
+}
+
 // New checks the configuration and reads the checkpoint.
 func New(cfg Config) (*CPUs, error) {
 	if cfg.Policy == "" {

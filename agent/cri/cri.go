@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/meter"
 )
 
 // The labels and annotations on sandboxes and containers, as the upstream kubelet sets them, so that crictl, log
@@ -42,7 +44,9 @@ const maxMessage = 16 << 20
 type Client struct {
 	runtimeapi.RuntimeServiceClient
 	Images runtimeapi.ImageServiceClient
+	Tally  *meter.Tally // counts lists and event streams; nil counts nothing
 	conn   *grpc.ClientConn
+	seen   lastSeen
 }
 
 // Dial prepares a client for endpoint (unix:///path or a bare path). It doesn't wait for the runtime: calls fail until

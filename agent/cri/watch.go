@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/meter"
 )
 
 // Watch keeps cache true until ctx ends: it subscribes to the runtime's events, lists everything once, and follows the
@@ -31,16 +33,27 @@ func (c *Client) Watch(ctx context.Context, cache *Cache, log *slog.Logger, sync
 func (c *Client) follow(ctx context.Context, cache *Cache, synced func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	begin := time.Now()
 	stream, err := c.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{}, grpc.WaitForReady(true))
 	if err != nil {
+		c.Tally.Add(meter.EventStreamsFailed, 1)
 		return fmt.Errorf("subscribe to container events: %w", err)
 	}
 	// The list comes after the subscription, so that no change falls between the two.
 	subscribed(ctx, stream)
+	c.Tally.Add(meter.EventStreams, 1)
+	c.Tally.Since(meter.EventStreamLatency, begin)
+	if last := c.seen.relisted(time.Now()); !last.IsZero() {
+		c.Tally.Since(meter.RelistIntervals, last)
+	}
+	begin = time.Now()
 	if err := c.List(ctx, cache); err != nil {
 		return err
 	}
+	c.Tally.Since(meter.Relists, begin)
 	synced()
+	c.seen.following(true)
+	defer c.seen.following(false)
 	for {
 		ev, err := stream.Recv()
 		if err != nil {

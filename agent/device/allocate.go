@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
+	"github.com/mote-edge/mote/agent/meter"
 	"github.com/mote-edge/mote/agent/topology"
 )
 
@@ -57,7 +59,9 @@ func (p *Plugins) allocate(ctx context.Context, pod *corev1.Pod, c *corev1.Conta
 	if err != nil {
 		return err
 	}
+	begin := time.Now()
 	r, err := e.api.Allocate(ctx, &pluginapi.AllocateRequest{ContainerRequests: []*pluginapi.ContainerAllocateRequest{{DevicesIds: ids}}})
+	p.cfg.Tally.Since(meter.DeviceAllocations, begin, name)
 	if err != nil {
 		return err
 	}

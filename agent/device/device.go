@@ -20,6 +20,7 @@ import (
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"github.com/mote-edge/mote/agent/checkpoint"
+	"github.com/mote-edge/mote/agent/meter"
 	"github.com/mote-edge/mote/agent/numa"
 )
 
@@ -39,6 +40,7 @@ type Config struct {
 	// Changed is called when the node's capacity has changed; Sick when the health of pods' devices has. They don't block.
 	Changed func()
 	Sick    func([]types.UID)
+	Tally   *meter.Tally // nil counts nothing
 	Log     *slog.Logger
 }
 

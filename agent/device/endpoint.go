@@ -8,6 +8,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+
+	"github.com/mote-edge/mote/agent/meter"
 )
 
 const (
@@ -40,6 +42,7 @@ func (p *Plugins) connect(ctx context.Context, name, socket string) error {
 		_ = conn.Close()
 		return fmt.Errorf("failed to get device plugin options of %s at %s: %w", name, socket, err)
 	}
+	p.cfg.Tally.Add(meter.DeviceRegistrations, 1, name)
 	follow, stop := context.WithCancel(context.Background())
 	e.stop = stop
 	p.mu.Lock()

@@ -22,6 +22,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/mote-edge/mote/agent/cri"
+	"github.com/mote-edge/mote/agent/meter"
 )
 
 // The reasons why a container waits for its image.
@@ -70,10 +71,11 @@ type Config struct {
 	Parallel int // pulls at once, at least 1
 	// Dir keeps the records of who has pulled what; empty: none are kept, and nobody is asked for credentials.
 	Dir           string
-	Verification  Policy     // empty: NeverVerifyPreloaded
-	Allowlist     []string   // of NeverVerifyAllowlisted: names, or prefixes that end in "/*"
-	Providers     *Providers // nil: none
-	DockerConfigs []string   // docker config files, of which the first that exists counts; read anew for each pull
+	Verification  Policy       // empty: NeverVerifyPreloaded
+	Allowlist     []string     // of NeverVerifyAllowlisted: names, or prefixes that end in "/*"
+	Providers     *Providers   // nil: none
+	Tally         *meter.Tally // nil counts nothing
+	DockerConfigs []string     // docker config files, of which the first that exists counts; read anew for each pull
 	Log           *slog.Logger
 }
 
@@ -219,6 +221,7 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (*runtimeapi.Image, erro
 	if img, err = p.status(ctx, spec); err != nil || img == nil {
 		return nil, &Error{Reason: ErrImageInspect, Message: fmt.Sprintf("image %q is missing right after it was pulled", r.Image), RetryAt: p.now().Add(time.Second)}
 	}
+	p.cfg.Tally.Observe(meter.ImagePulls, how.took.Seconds(), meter.ImageSize(img.Size))
 	took := p.now().Sub(begin).Truncate(time.Millisecond)
 	r.Record(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.", r.Image, how.took.Truncate(time.Millisecond), took, img.Size))
 	return img, nil

@@ -25,6 +25,8 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/mote-edge/mote/agent/meter"
 )
 
 // The files of a node's identity. Each pem holds the key and then the chain, so that a rename replaces both at once.
@@ -47,6 +49,7 @@ type Config struct {
 	// CertFile and KeyFile are a serving certificate of the administrator's own, read again when it changes; empty: one is
 	// requested.
 	CertFile, KeyFile string
+	Tally             *meter.Tally // nil counts nothing
 	Log               *slog.Logger
 }
 
@@ -138,6 +141,9 @@ func (c *Certificates) Run(ctx context.Context) error {
 func (c *Certificates) renew(ctx context.Context) (time.Time, error) {
 	next := time.Now().Add(24 * time.Hour)
 	at, err := c.renewServing(ctx, next)
+	if err != nil {
+		c.cfg.Tally.Add(meter.ServingRenewals, 1)
+	}
 	next = earlier(next, at)
 	if !c.cfg.Client {
 		return next, err
@@ -146,6 +152,7 @@ func (c *Certificates) renew(ctx context.Context) (time.Time, error) {
 	if clientErr != nil || !time.Now().Before(c.due(client.Leaf)) {
 		client, clientErr = c.request(ctx, clientFile, request{node: c.cfg.NodeName, signer: certificatesv1.KubeAPIServerClientKubeletSignerName})
 		if clientErr != nil {
+			c.cfg.Tally.Add(meter.ClientRenewals, 1)
 			return next, errors.Join(err, fmt.Errorf("client certificate: %w", clientErr))
 		}
 		c.cfg.Log.Info("the node's client certificate is renewed", "until", client.Leaf.NotAfter)

@@ -81,6 +81,7 @@ type Deps struct {
 	Gone func(types.UID)
 	// Runtime is the runtime's name: the scheme of container IDs in statuses.
 	Runtime string
+	Tally   *meter.Tally // nil counts nothing
 	Log     *slog.Logger
 }
 
@@ -113,6 +114,7 @@ type Manager struct {
 	refuse   func(*corev1.Pod) (reason, message string)
 	gone     func(types.UID)
 	runtime  string
+	tally    *meter.Tally
 	log      *slog.Logger
 	now      func() time.Time
 	run      *action.Runner
@@ -137,7 +139,7 @@ type Manager struct {
 func New(ctx context.Context, cfg Config, d Deps) *Manager {
 	m := &Manager{
 		ctx: ctx, cfg: cfg, cri: d.CRI, images: d.Images, volumes: d.Volumes, cgroups: d.Cgroups, node: d.Node, objects: d.Objects,
-		services: d.Services, statuses: d.Statuses, events: d.Events, lookup: d.Handler, refuse: d.Refuse, gone: d.Gone, runtime: d.Runtime, log: d.Log, now: time.Now, users: d.Users, resources: d.Resources,
+		services: d.Services, statuses: d.Statuses, events: d.Events, lookup: d.Handler, refuse: d.Refuse, gone: d.Gone, runtime: d.Runtime, tally: d.Tally, log: d.Log, now: time.Now, users: d.Users, resources: d.Resources,
 		workers: map[types.UID]*worker{},
 	}
 	m.run = &action.Runner{Exec: d.CRI, UserAgent: "kube-probe/1.37"}

@@ -14,6 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/mote-edge/mote/agent/cri"
+	"github.com/mote-edge/mote/agent/meter"
 	"github.com/mote-edge/mote/agent/probe"
 	"github.com/mote-edge/mote/agent/status"
 )
@@ -21,8 +22,9 @@ import (
 // worker drives one pod. It has a goroutine only while it decides or while an action is under way. Everything below mu is
 // guarded by it; actions run without it and come back through done.
 type worker struct {
-	m   *Manager
-	uid types.UID
+	seen *corev1.Pod // by the last turn
+	m    *Manager
+	uid  types.UID
 
 	mu      sync.Mutex
 	running bool // a loop goroutine exists
@@ -126,13 +128,28 @@ func (w *worker) loop() {
 
 // guarded is a turn that can't take the node down with it: a mistake of ours about one pod stays that pod's.
 func (w *worker) guarded() {
+	begin, operation := time.Now(), w.operation()
 	defer func() {
+		w.m.tally.Since(meter.PodSyncs, begin, operation)
 		if r := recover(); r != nil {
 			w.m.log.Error("bug: deciding about a pod panicked, trying again later", "pod", ref(w.pod), "panic", r, "stack", string(debug.Stack()))
 			w.timer = time.AfterFunc(lastRetry, w.kick)
 		}
 	}()
 	w.turn()
+}
+
+// operation is what a turn is to the metrics: the first of a pod, the first with a new spec, or another.
+func (w *worker) operation() string {
+	seen := w.seen
+	w.seen = w.pod
+	switch {
+	case seen == nil:
+		return "create"
+	case seen != w.pod:
+		return "update"
+	}
+	return "sync"
 }
 
 // turn looks once at everything, and starts what is to be done. The lock is held; nothing here blocks.

@@ -26,6 +26,7 @@ import (
 
 	"github.com/mote-edge/mote/agent/cgroup"
 	"github.com/mote-edge/mote/agent/cri"
+	"github.com/mote-edge/mote/agent/meter"
 )
 
 // Pods are the pods of this node. The objects are shared and must not be changed.
@@ -83,6 +84,7 @@ type Config struct {
 	Sandboxes func(ctx context.Context) ([]*runtimeapi.PodSandboxStats, error)
 	Volumes   func(pod *corev1.Pod) []stats.VolumeStats
 	Logs      func(dir string) (bytes, inodes uint64)
+	Tally     *meter.Tally // counts requests; nil counts nothing
 	// Metrics adds to /metrics, Probes makes /metrics/probes; both may be nil.
 	Metrics func(*Metrics)
 	Probes  func(*Metrics)
@@ -167,7 +169,7 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 // Handler is the node API without its transport.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	handle := func(pattern string, h http.HandlerFunc) { mux.HandleFunc(pattern, h) }
+	handle := func(pattern string, h http.HandlerFunc) { mux.HandleFunc(pattern, s.counted(pattern, h)) }
 	handle("GET /healthz", s.healthz)
 	handle("GET /healthz/{check}", s.healthz)
 	handle("GET /pods", s.pods)

@@ -31,6 +31,7 @@ import (
 
 	"github.com/mote-edge/mote/agent/cgroup"
 	"github.com/mote-edge/mote/agent/cri"
+	"github.com/mote-edge/mote/agent/meter"
 )
 
 // world is a node with one pod: container "c", restarted once, and "new", which waits for its image.
@@ -64,7 +65,8 @@ func newWorld(t *testing.T) (*world, *httptest.Server) {
 			CreatedAt: int64(i + 1), StartedAt: int64(i + 1), Image: &runtimeapi.ImageSpec{Image: "img"},
 		})
 	}
-	s := New(Config{NodeName: "n1", Pods: w, Runtime: w, Usage: w, Reviews: w, DataDir: dir, NodeLogs: dir, PodLogDir: dir})
+	tally := meter.NewTally()
+	s := New(Config{NodeName: "n1", Pods: w, Runtime: w, Usage: w, Reviews: w, DataDir: dir, NodeLogs: dir, PodLogDir: dir, Tally: tally, Metrics: func(m *Metrics) { tally.Write(m) }})
 	srv := httptest.NewServer(s.Handler())
 	t.Cleanup(srv.Close)
 	return w, srv
@@ -332,6 +334,9 @@ func TestSummaryAndMetrics(t *testing.T) {
 	_, body = request(t, "GET", srv.URL+"/metrics", "admin")
 	if !strings.Contains(body, `kubelet_running_containers{container_state="running"} 1`) || !strings.Contains(body, "process_resident_memory_bytes ") {
 		t.Errorf("metrics:\n%s", body)
+	}
+	if !strings.Contains(body, `kubelet_http_requests_total{method="GET",path="stats/summary",long_running="false",server_type="readwrite"} 1`) {
+		t.Errorf("requests aren't counted:\n%s", body)
 	}
 	if strings.Count(body, "# TYPE kubelet_running_containers ") != 1 {
 		t.Error("a series is declared twice")

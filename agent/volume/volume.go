@@ -24,6 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/mote-edge/mote/agent/meter"
 	"github.com/mote-edge/mote/agent/objects"
 )
 
@@ -57,6 +58,7 @@ type Config struct {
 	// Retry, if set, is called when an object that a pod waits for has appeared or changed. It must not block.
 	Retry func(types.UID)
 	Warn  func(pod *corev1.Pod, reason, message string) // makes an event of the pod; nil makes none
+	Tally *meter.Tally                                  // nil counts nothing
 	Log   *slog.Logger
 }
 
@@ -168,7 +170,12 @@ func (v *Volumes) mountAll(ctx context.Context, p *podVolumes) error {
 	p.refresh = time.Time{}
 	for i := range p.pod.Spec.Volumes {
 		vol := &p.pod.Spec.Volumes[i]
+		_, done := p.mounted[vol.Name]
+		begin := time.Now()
 		m, err := v.mountOne(ctx, p, vol)
+		if !done {
+			v.cfg.Tally.Since(meter.VolumeMounts, begin, outcome(err), Plugin(vol))
+		}
 		if err != nil {
 			return fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", vol.Name, err)
 		}
