@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -181,14 +182,14 @@ func (c *CPUs) restore() error {
 	if c.cfg.Policy == PolicyNone {
 		return nil
 	}
-	if c.shared, err = cpuset.Parse(st.DefaultCPUSet); err != nil {
+	if c.shared, err = parse(st.DefaultCPUSet); err != nil {
 		return fmt.Errorf("could not parse default CPU set %q: %w", st.DefaultCPUSet, err)
 	}
 	total := c.shared
 	for uid, containers := range st.Entries {
 		c.assigned[uid] = map[string]cpuset.CPUSet{}
 		for name, text := range containers {
-			set, err := cpuset.Parse(text)
+			set, err := parse(text)
 			if err != nil {
 				return fmt.Errorf("could not parse cpuset %q for container %q in pod %q: %w", text, name, uid, err)
 			}
@@ -207,6 +208,19 @@ func (c *CPUs) restore() error {
 		return fmt.Errorf("not all reserved cpus: %q are present in defaultCpuSet: %q", c.reserved, c.shared)
 	}
 	return nil
+}
+
+// maxCPUs is more than any kernel can be built for.
+const maxCPUs = 1 << 16
+
+// parse reads a list of CPUs. The library would make a set of as many as a damaged file says.
+func parse(text string) (cpuset.CPUSet, error) {
+	for _, number := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == '-' }) {
+		if n, err := strconv.Atoi(number); err == nil && n >= maxCPUs {
+			return cpuset.New(), fmt.Errorf("no machine has a CPU %d", n)
+		}
+	}
+	return cpuset.Parse(text)
 }
 
 func (c *CPUs) save() error {

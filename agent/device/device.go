@@ -99,6 +99,15 @@ func New(cfg Config) (*Plugins, error) {
 	if _, err := checkpoint.Read(p.file(), &s); err != nil {
 		return nil, fmt.Errorf("devices that pods have: %w: drain the node and remove the file", err)
 	}
+	for uid, containers := range s.Pods {
+		for container, resources := range containers {
+			for name, a := range resources {
+				if a == nil {
+					return nil, fmt.Errorf("devices that pods have: checkpoint %s: nothing said of %s of container %s in pod %s: drain the node and remove the file", p.file(), name, container, uid)
+				}
+			}
+		}
+	}
 	if s.Pods != nil {
 		p.held = s.Pods
 	}

@@ -87,6 +87,9 @@ func New(ctx context.Context, cfg Config) (*Claims, error) {
 		return nil, fmt.Errorf("claims of running pods: %w: drain the node and remove the file", err)
 	}
 	for _, i := range saved {
+		if i == nil {
+			return nil, fmt.Errorf("claims of running pods: checkpoint %s: null among them: drain the node and remove the file", cfg.File)
+		}
 		i.busy = &sync.Mutex{}
 		c.infos[types.NamespacedName{Namespace: i.Namespace, Name: i.Name}] = i
 	}

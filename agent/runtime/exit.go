@@ -32,16 +32,20 @@ func (s *Service) containerExited(c *container) {
 }
 
 // exitStatus asks the kernel without reaping if the process is our child, and mote-hold if it is an orphan. An orphan that
-// went past mote-hold, because that died and was followed, is known by its pidfd where the kernel can tell (Linux 6.15).
+// went past mote-hold, because that died and was followed, is known by its zombie, and when that is gone, by its pidfd where
+// the kernel can tell (Linux 6.15).
 func (s *Service) exitStatus(pid int, start uint64, pidfd int) (unix.WaitStatus, bool) {
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil)
 	if err == nil && info.Signo != 0 {
 		return childStatus(&info), true
 	}
-	// Whoever is its parent reaps at its own pace, a moment after the pidfd became readable.
-	for wait := time.Millisecond; wait < 2*time.Second; wait *= 2 {
+	// Whoever is its parent reaps at its own pace, a moment after the pidfd became readable, or seconds.
+	for wait := time.Millisecond; wait < 4*time.Second; wait *= 2 {
 		if status, known := pidfdExit(pidfd); known {
+			return status, true
+		}
+		if status, known := zombieExit(pid, start, mayTrace()); known {
 			return status, true
 		}
 		if s.holder == nil {

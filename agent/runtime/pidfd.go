@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
 
 	"github.com/mote-edge/mote/agent/runtime/hold"
@@ -34,6 +35,30 @@ func pidfdExit(pidfd int) (unix.WaitStatus, bool) {
 		return 0, false
 	}
 	return unix.WaitStatus(info.exitCode), true
+}
+
+// zombieExit reads how a process ended off its zombie, for as long as nobody has reaped it: whoever adopted an orphan may take
+// seconds to (and until then its pidfd doesn't tell). The kernel shows the true status to those who may trace the process, and
+// 0 to others, so that 0 is the truth only if this process may.
+func zombieExit(pid int, start uint64, mayTrace bool) (unix.WaitStatus, bool) {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, false
+	}
+	text := string(raw)
+	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:]) // from the third on, as proc(5) counts
+	if len(fields) < 50 || fields[0] != "Z" || fields[19] != strconv.FormatUint(start, 10) {
+		return 0, false
+	}
+	status, err := strconv.ParseUint(fields[49], 10, 32)
+	return unix.WaitStatus(status), err == nil && (status != 0 || mayTrace)
+}
+
+// mayTrace tells whether this process may trace all others: it is root with all its rights, and SELinux isn't there to forbid it.
+func mayTrace() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return !selinux.GetEnabled() && unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_PTRACE) != 0
 }
 
 // openPidfd opens a process, or is -1 if it is gone or its number is another's by now.

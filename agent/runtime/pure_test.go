@@ -2,10 +2,13 @@ package runtime
 
 import (
 	"errors"
+	"os/exec"
 	"testing"
 
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/runtime/hold"
 )
 
 func TestStopSignal(t *testing.T) {
@@ -66,6 +69,38 @@ func TestExitCode(t *testing.T) {
 	for status, want := range map[unix.WaitStatus]int32{0: 0, 7 << 8: 7, 9: 137, 15 | 0x80: 143} {
 		if got := exitCode(status); got != want {
 			t.Errorf("%#x: %d, want %d", status, got, want)
+		}
+	}
+}
+
+// An orphan whose new parent doesn't reap it is known by its zombie, and no other process that gets its number is.
+func TestZombieExit(t *testing.T) {
+	for script, want := range map[string]unix.WaitStatus{"exit 45": 45 << 8, "exit 0": 0, "kill -9 $$": 9, "kill -TERM $$": 15} {
+		cmd := exec.Command("sh", "-c", script)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		pid := cmd.Process.Pid
+		start, err := hold.StartTime(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var info unix.Siginfo
+		if err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got, known := zombieExit(pid, start, true); !known || got != want {
+			t.Errorf("%s: %#x, %v, want %#x", script, got, known, want)
+		}
+		if got, known := zombieExit(pid, start, false); known != (want != 0) {
+			t.Errorf("%s, for one who may not trace: %#x, %v", script, got, known)
+		}
+		if _, known := zombieExit(pid, start+1, true); known {
+			t.Errorf("%s: another process' status", script)
+		}
+		_ = cmd.Wait()
+		if _, known := zombieExit(pid, start, true); known {
+			t.Errorf("%s: known when it is gone", script)
 		}
 	}
 }

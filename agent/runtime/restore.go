@@ -233,12 +233,17 @@ func (s *Service) adopt(c *container) error {
 	if err := pump.Start([2]int{max(io.out, io.master), io.err}); err != nil {
 		return err
 	}
-	c.pump, c.stdin, c.held = pump, io.stdin, nil
+	c.mu.Lock()
+	c.pump, c.stdin, c.held, c.pidfd = pump, io.stdin, nil, pidfd // if the holder dies now, the next runtime asks by the pidfd
+	c.mu.Unlock()
 	status, known := s.exitStatus(c.rec.Pid, c.rec.StartTime, pidfd)
 	s.finish(c, status, known)
 	if s.holder != nil && known {
 		_ = s.holder.Forget(c.rec.Pid, c.rec.StartTime)
 	}
+	c.mu.Lock()
+	c.pidfd = -1
+	c.mu.Unlock()
 	if pidfd >= 0 {
 		_ = unix.Close(pidfd)
 	}

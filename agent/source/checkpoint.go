@@ -30,6 +30,10 @@ func NewCheckpoint(dir string, log *slog.Logger) (*Checkpoint, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil { // specs may hold secrets in their environment
 		return nil, fmt.Errorf("checkpoint directory: %w", err)
 	}
+	half, _ := filepath.Glob(filepath.Join(dir, "*.new")) // writes that a crash cut off
+	for _, path := range half {
+		_ = os.Remove(path)
+	}
 	return &Checkpoint{dir: dir, log: log, known: map[types.UID]string{}, queue: map[types.UID]*corev1.Pod{}, wake: make(chan struct{}, 1)}, nil
 }
 
@@ -165,7 +169,6 @@ func (c *Checkpoint) load(log *slog.Logger) []*corev1.Pod {
 	for _, e := range entries {
 		path := filepath.Join(c.dir, e.Name())
 		if !strings.HasSuffix(e.Name(), ".pod") {
-			_ = os.Remove(path) // a write that a crash cut off
 			continue
 		}
 		pod, err := read(path)
