@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -169,7 +170,6 @@ func (l *Lab) network(ctx context.Context) error {
 			{"ip", "-n", node, "link", "set", "eth0", "up"},
 			{"ip", "-n", node, "route", "add", "default", "via", l.cfg.Subnet + ".1"},
 			{"touch", n.mountNS()},
-			{"unshare", "--mount=" + n.mountNS(), "--propagation", "slave", "mount", "--make-rshared", "/"},
 		}...)
 	}
 	for _, s := range steps {
@@ -177,7 +177,24 @@ func (l *Lab) network(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, n := range l.Nodes {
+		if err := n.pinMounts(ctx); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// pinMounts makes the node's mount namespace. A namespace can be pinned only in an older one, and since Linux 6.18 age goes by
+// numbers that each CPU hands out in lots of its own: where our own namespace isn't the machine's, some CPUs make none that
+// counts as younger. The one that made ours does.
+func (n *Node) pinMounts(ctx context.Context) error {
+	args := []string{"unshare", "--mount=" + n.mountNS(), "--propagation", "slave", "mount", "--make-rshared", "/"}
+	_, err := run(ctx, args[0], args[1:]...)
+	for cpu := 0; err != nil && strings.Contains(err.Error(), "Invalid argument") && cpu < runtime.NumCPU(); cpu++ {
+		_, err = run(ctx, "taskset", append([]string{"-c", strconv.Itoa(cpu)}, args...)...)
+	}
+	return err
 }
 
 // Down ends every process of the lab and removes all that Up made. It works on the remains of a lab, too.

@@ -111,15 +111,10 @@ func (n *Node) PowerOff(ctx context.Context) error {
 	if _, err := run(ctx, "ip", "-n", ns, "link", "del", "mote0"); err != nil && !strings.Contains(err.Error(), "Cannot find device") {
 		return err
 	}
-	for _, args := range [][]string{
-		{"ip", "-n", ns, "route", "flush", "proto", "static"},
-		{"unshare", "--mount=" + n.mountNS(), "--propagation", "slave", "mount", "--make-rshared", "/"},
-	} {
-		if _, err := run(ctx, args[0], args[1:]...); err != nil {
-			return err
-		}
+	if _, err := run(ctx, "ip", "-n", ns, "route", "flush", "proto", "static"); err != nil {
+		return err
 	}
-	return nil
+	return n.pinMounts(ctx)
 }
 
 // removeCgroups removes a cgroup and those below it in every hierarchy.
