@@ -114,7 +114,7 @@ func (w *worker) beginKill(a Action) {
 // probeGrace is the grace period of a container that is killed alone: that of the probe that failed, or the pod's.
 func (w *worker) probeGrace(name string) time.Duration {
 	if c := w.containers[name]; c != nil && c.sickOf != nil && c.sickOf.TerminationGracePeriodSeconds != nil {
-		return time.Duration(*c.sickOf.TerminationGracePeriodSeconds) * time.Second
+		return seconds(*c.sickOf.TerminationGracePeriodSeconds)
 	}
 	return w.specGrace()
 }

@@ -198,7 +198,7 @@ func (w *worker) lifetime(now time.Time) {
 	if w.pod.DeletionTimestamp != nil && !w.static {
 		grace := time.Duration(0)
 		if s := w.pod.DeletionGracePeriodSeconds; s != nil {
-			grace = time.Duration(*s) * time.Second
+			grace = seconds(*s)
 		}
 		w.end(grace)
 	}
@@ -222,9 +222,15 @@ func (w *worker) terminal() bool {
 	return w.last != nil && (w.last.Phase == corev1.PodSucceeded || w.last.Phase == corev1.PodFailed)
 }
 
+// seconds is a number of seconds as the API has it, which may be more than a Duration can hold: decades are as good as that.
+func seconds(n int64) time.Duration {
+	const decades = 1e9
+	return time.Duration(min(max(n, 0), decades)) * time.Second
+}
+
 func (w *worker) specGrace() time.Duration {
 	if s := w.pod.Spec.TerminationGracePeriodSeconds; s != nil {
-		return time.Duration(max(*s, 1)) * time.Second
+		return seconds(max(*s, 1))
 	}
 	return 30 * time.Second
 }

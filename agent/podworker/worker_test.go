@@ -1,6 +1,7 @@
 package podworker
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -100,5 +101,13 @@ func TestDeletionShortensAKill(t *testing.T) {
 	n.until("deletion", func() bool { n.mu.Lock(); defer n.mu.Unlock(); return n.removed[pod.UID] })
 	if took := time.Since(begin); took > 5*time.Second {
 		t.Errorf("it took %v, the grace period is a second", took)
+	}
+}
+
+// A grace period of more seconds than a Duration can hold isn't one that is over.
+func TestEndlessGrace(t *testing.T) {
+	w := &worker{pod: testPod("a", func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(math.MaxInt64)) })}
+	if got := w.specGrace(); got < 24*time.Hour {
+		t.Errorf("%v", got)
 	}
 }

@@ -110,7 +110,7 @@ func (s *Service) ExecSync(ctx context.Context, req *cri.ExecSyncRequest) (*cri.
 	}
 	if req.GetTimeout() > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(req.Timeout)*time.Second)
+		ctx, cancel = context.WithTimeout(ctx, seconds(req.Timeout))
 		defer cancel()
 	}
 	streams, err := newStdio(false, false)

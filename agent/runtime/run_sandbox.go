@@ -131,6 +131,11 @@ func (s *Service) setUp(ctx context.Context, sb *sandbox) error {
 	if _, err := spec.ParentPath(sb.config, rec.ID); err != nil {
 		return fmt.Errorf("%w: %w", errInvalid, err)
 	}
+	if rec.NetPath != "" { // before anything is made: without a configuration it couldn't be attached, nor detached after that
+		if _, err := s.net.Config(); err != nil {
+			return fmt.Errorf("failed to setup network for sandbox %q: %w", rec.ID, err)
+		}
+	}
 	if err := s.writeSandboxFiles(sb, users); err != nil {
 		return err
 	}

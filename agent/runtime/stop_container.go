@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +18,12 @@ func (s *Service) StopContainer(ctx context.Context, req *cri.StopContainerReque
 	if errors.Is(err, errNotFound) {
 		return &cri.StopContainerResponse{}, nil
 	}
-	return &cri.StopContainerResponse{}, s.stopContainer(ctx, c, time.Duration(req.GetTimeout())*time.Second)
+	return &cri.StopContainerResponse{}, s.stopContainer(ctx, c, seconds(req.GetTimeout()))
+}
+
+// seconds is a request's number of seconds, which may be more than a Duration can hold.
+func seconds(n int64) time.Duration {
+	return time.Duration(min(max(n, 0), math.MaxInt64/int64(time.Second))) * time.Second
 }
 
 func (s *Service) stopContainer(ctx context.Context, c *container, patience time.Duration) error {
