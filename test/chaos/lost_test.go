@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -14,8 +15,8 @@ import (
 	"github.com/mote-edge/mote/test/chaos/check"
 )
 
-// TestLostRecord: a checkpoint that a bad disk lost takes its pod with it, and nothing else: what it spoke of is swept
-// (processes, mounts, namespaces; addresses and rules by the plugin's GC), and the pod is made anew.
+// TestLostRecord: a checkpoint that a bad disk lost takes its pod or container with it, and nothing else: what it spoke of is
+// swept (processes, mounts, namespaces; addresses and rules by the plugin's GC), and is made anew.
 func TestLostRecord(t *testing.T) {
 	client, err := cluster.Client()
 	if err != nil {
@@ -23,10 +24,13 @@ func TestLostRecord(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
+	scramble := func(path string) error { return os.WriteFile(path, []byte(`{"id":7,"config":[`), 0o600) }
 	for name, damage := range map[string]func(string) error{
-		"removed":   os.Remove,
-		"empty":     func(path string) error { return os.Truncate(path, 0) },
-		"scrambled": func(path string) error { return os.WriteFile(path, []byte(`{"id":7,"config":[`), 0o600) },
+		"removed":             os.Remove,
+		"empty":               func(path string) error { return os.Truncate(path, 0) },
+		"scrambled":           scramble,
+		"container-removed":   os.Remove,
+		"container-scrambled": scramble,
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := "lost-" + name
@@ -42,12 +46,24 @@ func TestLostRecord(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			var records []string
 			for _, sb := range state.Sandboxes {
-				if sb.UID == string(p.UID) {
-					if err := damage(filepath.Join(place().Dirs.Runtime(), "state", "s-"+sb.ID)); err != nil {
-						t.Fatal(err)
-					}
+				if sb.UID == string(p.UID) && !strings.HasPrefix(name, "container") {
+					records = append(records, "s-"+sb.ID)
 				}
+			}
+			for _, c := range state.Containers {
+				if c.UID == string(p.UID) && c.Name == "two" && strings.HasPrefix(name, "container") {
+					records = append(records, "c-"+c.ID)
+				}
+			}
+			for _, record := range records {
+				if err := damage(filepath.Join(place().Dirs.Runtime(), "state", record)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(records) != 1 {
+				t.Fatalf("records of the pod: %v", records)
 			}
 			pid, ok := program("mote-runtime")
 			if !ok || syscall.Kill(pid, syscall.SIGKILL) != nil {
