@@ -141,6 +141,10 @@ func (n *node) ContainerMounts(context.Context, *corev1.Pod, *corev1.Container, 
 	return nil, nil
 }
 
+func (n *node) ContainerDevices(*corev1.Pod, *corev1.Container) ([]*runtimeapi.Device, error) {
+	return nil, nil
+}
+
 func (n *node) EmptyDirFile(*corev1.Pod, string, string) (string, error) {
 	return "", criconfig.ErrNoFile
 }

@@ -20,6 +20,8 @@ type VolumeMounter interface {
 	// subPathExpr resolved (safe against links); expand resolves $(VAR) with the container's environment. It is called
 	// after Mount, right before the container is created. Volumes of type image are left out: the caller adds them.
 	ContainerMounts(ctx context.Context, pod *corev1.Pod, container *corev1.Container, expand func(string) (string, error)) ([]*runtimeapi.Mount, error)
+	// ContainerDevices returns the block devices of one container's volumeDevices; it is called as ContainerMounts is.
+	ContainerDevices(pod *corev1.Pod, container *corev1.Container) ([]*runtimeapi.Device, error)
 	// EmptyDirFile reads a file of one of the pod's emptyDir volumes, following no link out of it. criconfig.ErrNoFile
 	// when there is none.
 	EmptyDirFile(pod *corev1.Pod, volume, path string) (string, error)

@@ -308,6 +308,10 @@ func (s *starter) config(ctx context.Context, img *runtimeapi.Image, handler str
 	if err := m.resolveReadOnly(ctx, handler, s.spec, mounts); err != nil {
 		return nil, fail(err)
 	}
+	devices, err := m.volumes.ContainerDevices(s.pod, s.spec)
+	if err != nil {
+		return nil, fail(err)
+	}
 	more, err := s.imageVolumes(ctx, handler, secrets)
 	if err != nil {
 		return nil, err
@@ -326,6 +330,7 @@ func (s *starter) config(ctx context.Context, img *runtimeapi.Image, handler str
 		Users: s.sandbox.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions(),
 	})
 	if err == nil {
+		cfg.Devices = append(cfg.Devices, devices...)
 		err = m.containerResources(ctx, s.pod, s.spec, cfg)
 	}
 	if err != nil {

@@ -30,14 +30,16 @@ func (v *Volumes) mountClaim(ctx context.Context, p *podVolumes, vol *corev1.Vol
 	if err != nil {
 		return mounted{}, err
 	}
-	m, err := v.mountPersistent(p, pv, readOnly)
+	m, err := v.mountPersistent(ctx, p, vol.Name, pv, readOnly)
 	m.readOnly = m.readOnly || readOnly
 	return m, err
 }
 
 func writeNote(path string, pv *corev1.PersistentVolume) error {
 	b, err := json.Marshal(corev1.PersistentVolume{
-		ObjectMeta: metav1.ObjectMeta{Name: pv.Name}, Spec: corev1.PersistentVolumeSpec{PersistentVolumeSource: pv.Spec.PersistentVolumeSource},
+		ObjectMeta: metav1.ObjectMeta{Name: pv.Name}, Spec: corev1.PersistentVolumeSpec{
+			PersistentVolumeSource: pv.Spec.PersistentVolumeSource, VolumeMode: pv.Spec.VolumeMode, MountOptions: pv.Spec.MountOptions,
+		},
 	})
 	if err != nil {
 		return err
@@ -66,9 +68,6 @@ func (v *Volumes) bound(ctx context.Context, p *podVolumes, vol *corev1.Volume, 
 	if claim.Status.Phase != corev1.ClaimBound || claim.Spec.VolumeName == "" {
 		return nil, fmt.Errorf("PVC %s/%s is not bound", claim.Namespace, claim.Name)
 	}
-	if mode := claim.Spec.VolumeMode; mode != nil && *mode == corev1.PersistentVolumeBlock {
-		return nil, fmt.Errorf("PVC %s/%s has volumeMode Block, which is not supported yet", claim.Namespace, claim.Name)
-	}
 	pv, err := v.cfg.API.Volume(ctx, claim.Spec.VolumeName)
 	if err != nil {
 		return nil, err
@@ -79,12 +78,14 @@ func (v *Volumes) bound(ctx context.Context, p *podVolumes, vol *corev1.Volume, 
 	return pv, nil
 }
 
-func (v *Volumes) mountPersistent(p *podVolumes, pv *corev1.PersistentVolume, readOnly bool) (mounted, error) {
+func (v *Volumes) mountPersistent(ctx context.Context, p *podVolumes, name string, pv *corev1.PersistentVolume, readOnly bool) (mounted, error) {
 	switch src := pv.Spec.PersistentVolumeSource; {
+	case isBlock(pv.Spec.VolumeMode) && src.Local == nil:
+		return mounted{}, fmt.Errorf("persistent volume %s has volumeMode Block: only local volumes may have it on this node", pv.Name)
 	case src.HostPath != nil:
 		return mountHostPath(src.HostPath)
 	case src.Local != nil:
-		return v.mountLocal(p.pod, pv, readOnly)
+		return v.mountLocal(ctx, p.pod, name, pv, readOnly)
 	case src.CSI != nil:
 		return mounted{}, fmt.Errorf("CSI driver %s of volume %s: CSI volumes are not supported yet by this node", src.CSI.Driver, pv.Name)
 	}

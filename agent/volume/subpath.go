@@ -27,6 +27,9 @@ func (v *Volumes) ContainerMounts(_ context.Context, pod *corev1.Pod, c *corev1.
 		if !ok {
 			return nil, fmt.Errorf("mount cannot be satisfied for container %q, because the volume is missing: volume mount %s", c.Name, vm.Name)
 		}
+		if m.device != "" {
+			return nil, fmt.Errorf("volume %s has volumeMode Block, but is specified in volumeMounts", vm.Name)
+		}
 		if m.path == "" {
 			continue // an image volume
 		}

@@ -96,8 +96,9 @@ type podVolumes struct {
 // mounted is a volume that stands.
 type mounted struct {
 	path     string
-	readOnly bool // whatever the container asks for
-	relabel  bool // whether the runtime may set the SELinux label
+	device   string // with volumeMode Block, instead of path
+	readOnly bool   // whatever the container asks for
+	relabel  bool   // whether the runtime may set the SELinux label
 }
 
 // New returns the volumes of a node; it makes the memory-backed directory if need be.
