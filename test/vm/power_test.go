@@ -37,7 +37,7 @@ func TestPowerCuts(t *testing.T) {
 		bytes := reg.add(t, "cut", fmt.Sprint(i), r)
 		reg.sent.Store(0)
 		sh(t, m, 2*time.Minute, work(i))
-		wait := time.Duration(r.Intn(10000)) * time.Millisecond
+		wait := time.Duration(r.Intn(12000)) * time.Millisecond
 		time.Sleep(wait)
 		m.Cut()
 		sent, started := reg.sent.Load(), time.Now()
@@ -74,7 +74,7 @@ func work(i int) string {
 	return fmt.Sprintf(apart+`
 cd /tmp && rm -rf w && mkdir w && cd w && tar -xf /opt/mote/busybox.tar && sed -i 's|mote.local/busybox:1|mote.local/cut-%[1]d:1|' manifest.json && tar -cf ../cut.tar . && cd .. && rm -rf w
 kubectl delete pod churn-%[2]d --ignore-not-found --wait=false >/dev/null 2>&1
-cat <<'EOF' | kubectl apply -f - >/dev/null 2>&1 &
+cat <<'EOF' | kubectl apply -f - >/dev/null
 # YAML
 %[3]s
 EOF

@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +18,11 @@ type Users struct{ UID, GID, Length uint32 }
 // ErrNoUsers: this kernel makes no user namespaces (now).
 var ErrNoUsers = errors.New("user namespaces can't be made on this host (see /proc/sys/user/max_user_namespaces and the kernel's CONFIG_USER_NS)")
 
+// births lets one child at a time become a user namespace. It has every descriptor of ours until it runs execve, and waits
+// on a pipe for us to write its maps: two would keep each other's pipe open, and wait for ever when we are killed (with our
+// sockets, which the next runtime then takes for those of a living one).
+var births sync.Mutex
+
 // newChild makes a process in new namespaces of the pins' kinds, all owned by the new user namespace. It has never run
 // an instruction: it stops, traced, at the end of execve (and would end by itself). endChild takes it away; the thread must stay locked until then.
 func newChild(p Pins, users Users) (int, error) {
@@ -24,6 +30,8 @@ func newChild(p Pins, users Users) (int, error) {
 	for _, each := range p.each() {
 		flags |= uintptr(each.flag)
 	}
+	births.Lock()
+	defer births.Unlock()
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"mote-runtime", "--help"}, &syscall.ProcAttr{
 		Env: []string{},
 		Sys: &syscall.SysProcAttr{
