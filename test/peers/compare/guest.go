@@ -51,13 +51,13 @@ func (g *guest) close() {
 }
 
 // runTests is runTests in the machine. It is emulated: the time limits are generous.
-func (g *guest) runTests(ctx context.Context, _, name string) ([]byte, error) {
+func (g *guest) runTests(ctx context.Context, _, name, part string) ([]byte, error) {
 	g.machine.Cut()
 	if err := g.machine.Boot(ctx); err != nil {
 		return nil, err
 	}
 	out, err := g.machine.Run(ctx, 100*time.Minute, fmt.Sprintf(
-		"cd /opt/cri && CRI_RUNTIME=%s CRITEST=${CRITEST:-1} MOTE_BIN=/opt/mote CRITEST_LOG=/var/log/critest ./cri.test -test.v=test2json -test.timeout=90m 2>/var/log/cri.err; true", name))
+		"cd /opt/cri && CRI_RUNTIME=%s CRITEST=${CRITEST:-1} MOTE_BIN=/opt/mote CRITEST_LOG=/var/log/critest ./cri.test -test.v=test2json -test.timeout=90m '%s' 2>/var/log/cri.err; true", name, part))
 	if err != nil {
 		return nil, err
 	}

@@ -25,11 +25,14 @@ import (
 
 var runtimes = []string{"mote", "containerd"}
 
+// parts of a run take minutes each.
+var parts = []struct{ name, flag string }{{"critest", "-test.run=^TestCritest$"}, {"own", "-test.skip=^TestCritest$"}}
+
 func main() {
 	doc := flag.String("doc", "docs/conformance.md", "the file with the table")
-	logs := flag.String("logs", os.TempDir(), "where cri-mote.json and cri-containerd.json go")
-	machine := flag.Bool("vm", false, "run them in a virtual machine, and keep cri-mote-vm.json and cri-containerd-vm.json")
-	only := flag.String("only", "", "run this one alone (mote or containerd) and take the other's last run from -logs")
+	logs := flag.String("logs", os.TempDir(), "where cri-mote-critest.json, cri-mote-own.json and so on go")
+	machine := flag.Bool("vm", false, "run them in a virtual machine; the logs' names end in -vm then")
+	only := flag.String("only", "", "run this part alone (mote, containerd, or one's critest or own, as in mote/own) and take the others' last runs from -logs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -72,21 +75,28 @@ func (c comparison) run(ctx context.Context) error {
 	}
 	results := map[string]outcomes{}
 	for _, name := range runtimes {
-		file := filepath.Join(logs, "cri-"+name+suffix+".json")
-		if c.only == "" || c.only == name {
-			raw, runErr := run(ctx, program, name)
-			if err := os.WriteFile(file, raw, 0o600); err != nil {
-				return err
-			}
-			if len(raw) == 0 {
-				return fmt.Errorf("the tests on %s said nothing: %w", name, runErr)
+		results[name] = outcomes{}
+		for _, part := range parts {
+			file := filepath.Join(logs, "cri-"+name+"-"+part.name+suffix+".json")
+			if strings.HasPrefix(name+"/"+part.name, c.only) {
+				raw, runErr := run(ctx, program, name, part.flag)
+				if len(raw) == 0 {
+					return fmt.Errorf("the tests on %s said nothing: %w", name, runErr)
+				}
+				if err := os.WriteFile(file, raw, 0o600); err != nil {
+					return err
+				}
 			}
 		}
-		raw, err := os.ReadFile(file)
-		if err != nil {
-			return fmt.Errorf("no run of %s to take: %w", name, err)
+	}
+	for _, name := range runtimes {
+		for _, part := range parts {
+			raw, err := os.ReadFile(filepath.Join(logs, "cri-"+name+"-"+part.name+suffix+".json"))
+			if err != nil {
+				return fmt.Errorf("no run of %s to take: %w", name, err)
+			}
+			maps.Copy(results[name], leaves(raw))
 		}
-		results[name] = leaves(raw)
 	}
 	text := render(table(results, areas), differences(results))
 	fmt.Print(text)
@@ -94,8 +104,8 @@ func (c comparison) run(ctx context.Context) error {
 }
 
 // runTests returns the events of one run; failed tests are no error.
-func runTests(ctx context.Context, program, name string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "go", "tool", "test2json", program, "-test.v=test2json", "-test.timeout=30m")
+func runTests(ctx context.Context, program, name, part string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "go", "tool", "test2json", program, "-test.v=test2json", "-test.timeout=30m", part)
 	cmd.Dir = "test/cri"
 	cmd.Env = append(os.Environ(), "CRI_RUNTIME="+name, "CRITEST=1")
 	cmd.Stderr = os.Stderr
