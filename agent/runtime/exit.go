@@ -9,6 +9,8 @@ import (
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/runtime/hold"
 )
 
 // containerExited runs once, when a container's first process has ended.
@@ -18,17 +20,34 @@ func (s *Service) containerExited(c *container) {
 	c.mu.Unlock()
 	s.poll.Remove(pidfd)
 	status, known := s.exitStatus(pid, start, pidfd)
-	s.finish(c, status, known)
-
-	// Only now: a runtime that died before the checkpoint above would find the zombie again.
-	var ignored unix.WaitStatus
-	if _, err := unix.Wait4(pid, &ignored, unix.WNOHANG, nil); errors.Is(err, unix.ECHILD) && s.holder != nil {
-		_ = s.holder.Forget(pid, start)
-	}
+	s.letGo(c, s.finish(c, status, known))
 	c.mu.Lock()
 	_ = unix.Close(c.pidfd)
 	c.pidfd = -1
 	c.mu.Unlock()
+}
+
+// saveAgain is how long after a failure a checkpoint of a container's end is written again.
+const saveAgain = 5 * time.Second
+
+// letGo lets go of a process that has ended: the zombie, if it is ours, or what the holder remembers. Not before its end is
+// written down: a runtime that comes after this one has to find it again. That may take a while on a full disk.
+func (s *Service) letGo(c *container, saved bool) {
+	if !saved {
+		if _, err := s.container(c.rec.ID); err == nil {
+			time.AfterFunc(saveAgain, func() { s.letGo(c, s.saveContainer(c) == nil) })
+			return
+		}
+	}
+	ours := false
+	if now, err := hold.StartTime(c.rec.Pid); err == nil && now == c.rec.StartTime { // its number isn't another's by now
+		var ignored unix.WaitStatus
+		_, err := unix.Wait4(c.rec.Pid, &ignored, unix.WNOHANG, nil)
+		ours = !errors.Is(err, unix.ECHILD)
+	}
+	if !ours && s.holder != nil {
+		_ = s.holder.Forget(c.rec.Pid, c.rec.StartTime)
+	}
 }
 
 // exitStatus asks the kernel without reaping if the process is our child, and mote-hold if it is an orphan. An orphan that
@@ -72,8 +91,8 @@ func exitCode(status unix.WaitStatus) int32 {
 	return int32(status.ExitStatus())
 }
 
-// finish records a container's end, tells about it, and cleans up.
-func (s *Service) finish(c *container, status unix.WaitStatus, known bool) {
+// finish records a container's end, tells about it, and cleans up. It reports whether the end is written down.
+func (s *Service) finish(c *container, status unix.WaitStatus, known bool) (saved bool) {
 	if c.rec.SharedPID {
 		s.killCgroup(c.rec.Cgroup)
 	}
@@ -109,7 +128,8 @@ func (s *Service) finish(c *container, status unix.WaitStatus, known bool) {
 	}
 	c.pump = nil
 	c.mu.Unlock()
-	if err := s.saveContainer(c); err != nil {
+	err := s.saveContainer(c)
+	if err != nil {
 		s.log.Error("checkpoint an ended container", "container", c.rec.ID, "err", err)
 	}
 	close(c.exited)
@@ -118,6 +138,7 @@ func (s *Service) finish(c *container, status unix.WaitStatus, known bool) {
 	}
 	s.afterExit(c)
 	close(c.cleaned)
+	return err == nil
 }
 
 // afterExit frees what a dead container held: cgroup, mounts, kept descriptors. The writable layer stays until removal.

@@ -237,10 +237,7 @@ func (s *Service) adopt(c *container) error {
 	c.pump, c.stdin, c.held, c.pidfd = pump, io.stdin, nil, pidfd // if the holder dies now, the next runtime asks by the pidfd
 	c.mu.Unlock()
 	status, known := s.exitStatus(c.rec.Pid, c.rec.StartTime, pidfd)
-	s.finish(c, status, known)
-	if s.holder != nil && known {
-		_ = s.holder.Forget(c.rec.Pid, c.rec.StartTime)
-	}
+	s.letGo(c, s.finish(c, status, known))
 	c.mu.Lock()
 	c.pidfd = -1
 	c.mu.Unlock()

@@ -53,8 +53,10 @@ func (s *Service) stopSandbox(ctx context.Context, sb *sandbox) error {
 	sb.mu.Lock()
 	sb.rec.Ready = false
 	sb.mu.Unlock()
+	// Stopped it is. On a full disk this must not fail: it is how pods go away that have filled it. A runtime that comes after
+	// this one finds the network namespace gone, or stops what has none again.
 	if err := s.saveSandbox(sb); err != nil {
-		return err
+		s.log.Error("checkpoint a stopped sandbox", "sandbox", sb.rec.ID, "err", err)
 	}
 	if wasReady {
 		s.emit(sb, sb.rec.ID, cri.ContainerEventType_CONTAINER_STOPPED_EVENT)

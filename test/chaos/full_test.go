@@ -58,6 +58,10 @@ func TestDiskFull(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	runs := kinds[2]
+	ends := kind{spec: func(p *corev1.Pod, _ *rand.Rand) {
+		p.Spec.RestartPolicy = corev1.RestartPolicyNever
+		p.Spec.Containers = []corev1.Container{shell("c", "trap 'exit 7' TERM; while true; do sleep 0.1; done")}
+	}}
 	if _, err := client.Pods(namespace).Create(ctx, newPod(runs, "writer", newRand()), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -66,18 +70,17 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	ids := containerIDs(p)
+	if _, err := client.Pods(namespace).Create(ctx, newPod(ends, "ends", newRand()), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if p, err = await(ctx, client, "ends", patience, isReady); err != nil {
+		t.Fatal(err)
+	}
 	startRegistry(t)
 	// Without the agent nobody evicts: this is about the runtime.
 	if err := node.Kill(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	before, err := check.Look(ctx, alone())
-	if err != nil {
-		t.Fatal(err)
-	}
-	free := fill(t)
-	defer free()
-
 	conn, err := grpc.NewClient("unix://"+place().Dirs.RuntimeSocket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -90,6 +93,43 @@ func TestDiskFull(t *testing.T) {
 			LogDirectory: filepath.Join(node.Dir(), "log", "pods", "full"), Linux: &cri.LinuxPodSandboxConfig{CgroupParent: node.Cgroup() + "/kubepods/full"},
 		}}, grpc.WaitForReady(true))
 		return r.GetPodSandboxId(), err
+	}
+	before, err := check.Look(ctx, alone())
+	if err != nil {
+		t.Fatal(err)
+	}
+	there, err := sandbox("u0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := fill(t)
+	defer free()
+	// What was there before can be ended: that is how space comes back.
+	if _, err := rt.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: there}); err != nil {
+		t.Errorf("stop a sandbox on a full disk: %v", err)
+	}
+	if _, err := rt.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: there}); err != nil {
+		t.Errorf("remove a sandbox on a full disk: %v", err)
+	}
+	// The runtime can't write down how this one ends, and is killed after that.
+	for cg, pids := range before.Processes {
+		if strings.Contains(cg, string(p.UID)) {
+			for _, pid := range pids {
+				_ = syscall.Kill(pid, syscall.SIGTERM)
+			}
+		}
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		list, err := rt.ListContainers(ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{LabelSelector: map[string]string{"io.kubernetes.pod.uid": string(p.UID)}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list.Containers) == 1 && list.Containers[0].State == cri.ContainerState_CONTAINER_EXITED {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it doesn't end: %v", list.Containers)
+		}
 	}
 	pull := func() error {
 		_, err := cri.NewImageServiceClient(conn).PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: pulled}}, grpc.WaitForReady(true))
@@ -134,11 +174,20 @@ func TestDiskFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	without := func(list []string) (out []string) { // what the one that has ended stood on
+		for _, one := range list {
+			if !slices.ContainsFunc(before.Containers, func(c check.Container) bool { return c.UID == string(p.UID) && strings.Contains(one, c.ID) }) {
+				out = append(out, one)
+			}
+		}
+		return out
+	}
 	for what, pair := range map[string][2][]string{
 		"mounts": {before.Mounts, after.Mounts}, "links": {before.Links, after.Links}, "namespaces": {before.Pins, after.Pins},
 		"attachments": {before.Attachments, after.Attachments}, "cgroups": {before.Cgroups, after.Cgroups}, "streams": {before.Kept, after.Kept},
 		"temporary files": {before.Temporary, after.Temporary},
 	} {
+		pair[0], pair[1] = without(pair[0]), without(pair[1])
 		slices.Sort(pair[0])
 		slices.Sort(pair[1])
 		if !slices.Equal(pair[0], pair[1]) {
@@ -159,6 +208,13 @@ func TestDiskFull(t *testing.T) {
 	if err := node.StartAgent(ctx, ""); err != nil {
 		t.Fatal(err)
 	}
+	if p, err = await(ctx, client, "ends", patience, func(p *corev1.Pod) bool { return p != nil && over(p) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := exited(p, "c", "7", 0); err != nil {
+		t.Error(err)
+	}
+	remove(t, ctx, client, "ends")
 	if p, err = await(ctx, client, "writer", patience, isReady); err != nil {
 		t.Fatal(err)
 	}
