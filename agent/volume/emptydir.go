@@ -37,12 +37,16 @@ func (v *Volumes) mountEmptyDir(p *podVolumes, vol *corev1.Volume) (mounted, err
 	if is, err := isMount(dir); err != nil || is {
 		return out, err
 	}
-	options = append(options, "mode=0777")
-	if gid >= 0 {
-		options = append(options, "gid="+strconv.Itoa(gid))
-		options[len(options)-2] = "mode=02777"
+	bits := 0o777
+	if fstype == "tmpfs" {
+		bits |= unix.S_ISVTX // as tmpfs has it unless told otherwise
 	}
-	if err := unix.Mount(fstype, dir, fstype, 0, strings.Join(options, ",")); err != nil {
+	if gid >= 0 {
+		bits |= unix.S_ISGID
+		options = append(options, "gid="+strconv.Itoa(gid))
+	}
+	options = append(options, fmt.Sprintf("mode=%o", bits))
+	if err := mountMemory(fstype, dir, 0, strings.Join(options, ",")); err != nil {
 		return out, fmt.Errorf("mount %s on %s: %w", fstype, dir, err)
 	}
 	return out, nil

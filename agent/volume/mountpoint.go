@@ -20,10 +20,22 @@ func ensureMemoryDir(dir string) error {
 	if err != nil || is {
 		return err
 	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID, "mode=0750"); err != nil {
+	if err := mountMemory("tmpfs", dir, unix.MS_NODEV|unix.MS_NOSUID, "mode=0750"); err != nil {
 		return fmt.Errorf("mount tmpfs on %s for secret volumes: %w", dir, err)
 	}
 	return nil
+}
+
+// mountMemory mounts a file system that lives in memory, and stays there where the kernel can promise it (Linux 6.4): what is
+// written to it must not reach a disk by way of swap.
+func mountMemory(fstype, dir string, flags uintptr, options string) error {
+	if fstype == "tmpfs" {
+		err := unix.Mount(fstype, dir, fstype, flags, options+",noswap")
+		if !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+	}
+	return unix.Mount(fstype, dir, fstype, flags, options)
 }
 
 // isMount tells whether a file system is mounted right here, without following a last link.

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -44,13 +45,26 @@ func TestEmptyDir(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if info.Mode() != os.ModeDir|os.ModeSetgid|0o777 || groupOf(info) != 4321 {
+		want := os.ModeDir | os.ModeSetgid | 0o777
+		if name == "mem" {
+			want |= os.ModeSticky
+		}
+		if info.Mode() != want || groupOf(info) != 4321 {
 			t.Errorf("%s: mode %v, group %d", name, info.Mode(), groupOf(info))
 		}
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(paths["mem"], &st); err != nil || st.Type != unix.TMPFS_MAGIC || st.Blocks*uint64(st.Bsize) != 1<<20 {
 		t.Errorf("memory medium: type %x, %d bytes, %v", st.Type, st.Blocks*uint64(st.Bsize), err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{paths["mem"], v.cfg.MemoryDir} { // secrets, too
+		if i := strings.Index(string(mounts), " "+dir+" "); i < 0 || !strings.Contains(strings.SplitN(string(mounts)[i:], "\n", 2)[0], "noswap") && kernelAtLeast(t, 6, 4) {
+			t.Errorf("%s may be swapped out", dir)
+		}
 	}
 	if err := os.WriteFile(filepath.Join(paths["mem"], "big"), make([]byte, 2<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("more than the limit: %v", err)
@@ -64,6 +78,19 @@ func TestEmptyDir(t *testing.T) {
 	if err := v.Unmount(t.Context(), p.UID); err != nil {
 		t.Errorf("a second time: %v", err)
 	}
+}
+
+func kernelAtLeast(t *testing.T, major, minor int) bool {
+	t.Helper()
+	raw, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a, b int
+	if _, err := fmt.Sscanf(string(raw), "%d.%d", &a, &b); err != nil {
+		t.Fatal(err)
+	}
+	return a > major || a == major && b >= minor
 }
 
 func TestMemorySizeIsTheSmallestBound(t *testing.T) {
