@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,8 +24,9 @@ const (
 	maxQueue     = 1000
 	maxKnown     = 512
 	repeatWithin = 10 * time.Minute
-	// pause lets the status that belongs to the event go first.
-	pause = 100 * time.Millisecond
+	// pause lets the status that belongs to the event go first; while events keep coming, many pods start or end, which users
+	// wait for, and the events of what goes as it should wait for at most patience.
+	pause, patience = 100 * time.Millisecond, 2 * time.Second
 	// One object may write burst events at once, and one more each refill.
 	burst  = 25
 	refill = 5 * time.Minute
@@ -178,10 +180,8 @@ func (r *Recorder) Run(ctx context.Context) error {
 			return nil
 		case <-r.wake:
 		}
-		select {
-		case <-ctx.Done():
+		if !r.lull(ctx) {
 			return nil
-		case <-time.After(pause):
 		}
 		for {
 			r.mu.Lock()
@@ -205,6 +205,33 @@ func (r *Recorder) Run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// lull waits until no event has come for a moment, and reports false when ctx has ended. It waits no longer than patience,
+// and doesn't hold warnings back.
+func (r *Recorder) lull(ctx context.Context) bool {
+	for end := time.Now().Add(patience); ; {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(pause):
+		}
+		select {
+		case <-r.wake:
+		default:
+			return true
+		}
+		if !time.Now().Before(end) || r.pressing() {
+			return true
+		}
+	}
+}
+
+// pressing tells of a warning in the queue, or of a queue that fills up.
+func (r *Recorder) pressing() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.queue) > maxQueue/2 || slices.ContainsFunc(r.queue, func(e corev1.Event) bool { return e.Type != corev1.EventTypeNormal })
 }
 
 func key(e *corev1.Event) string {

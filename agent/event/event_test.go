@@ -2,6 +2,7 @@ package event
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 type server struct {
@@ -74,5 +76,32 @@ func TestSpam(t *testing.T) {
 	r.Object(corev1.ObjectReference{UID: "calm", Name: "c"}, "Normal", "R", "m")
 	if n := len(r.queue); n != burst+1 {
 		t.Errorf("%d events queued, want %d", n, burst+1)
+	}
+}
+
+// While pods start one after the other, what goes well waits until there is a lull; a warning doesn't.
+func TestEventsWaitForALull(t *testing.T) {
+	api := &server{}
+	r := New(api, "kubelet", "n1", slog.New(slog.DiscardHandler))
+	go func() { _ = r.Run(t.Context()) }()
+	started := func(name string) {
+		r.Pod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns", UID: types.UID(name)}}, "", corev1.EventTypeNormal, "Started", "Container started")
+	}
+	for i := range 8 { // longer than a pause, shorter than the patience
+		started(fmt.Sprint(i))
+		if c, _ := api.writes(); c > 0 {
+			t.Fatalf("%d events were written while others came", c)
+		}
+		time.Sleep(pause / 3)
+	}
+	r.Pod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "bad", Namespace: "ns", UID: "bad"}}, "", corev1.EventTypeWarning, "BackOff", "again")
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(pause / 4) {
+		if c, _ := api.writes(); c >= 9 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the events were not written")
+		}
+		started(fmt.Sprintf("more-%d", time.Now().UnixNano()))
 	}
 }

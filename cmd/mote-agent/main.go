@@ -27,8 +27,9 @@ import (
 	"github.com/mote-edge/mote/internal/version"
 )
 
-// gcPercent trades a little processor time for a smaller heap; GOGC overrides it.
-const gcPercent = 50
+// gcPercent trades a little processor time for a smaller heap while the node rests, and gcWorking the other way when it
+// works; GOGC overrides both.
+const gcPercent, gcWorking = 50, 200
 
 func main() {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -49,6 +50,7 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+		go footprint.Breathe(ctx, gcPercent, gcWorking)
 	}
 	dirs := layout.Default()
 	var node nodeproc.Flags

@@ -22,8 +22,9 @@ import (
 	"github.com/mote-edge/mote/internal/layout"
 )
 
-// gcPercent trades a little processor time for a smaller heap; GOGC overrides it.
-const gcPercent = 50
+// gcPercent trades a little processor time for a smaller heap while the cluster rests, and gcWorking the other way when it
+// works; GOGC overrides both.
+const gcPercent, gcWorking = 50, 200
 
 func serverCommand(dirs *layout.Dirs) *cobra.Command {
 	var (
@@ -42,6 +43,7 @@ func serverCommand(dirs *layout.Dirs) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(gcPercent)
+				go footprint.Breathe(cmd.Context(), gcPercent, gcWorking)
 			}
 			footprint.RespectCgroup()
 			quietLibraries()
