@@ -30,7 +30,14 @@ func plugin[T any](t *testing.T, p T, objects ...runtime.Object) T {
 		w.SetExternalKubeClientSet(client)
 		w.SetExternalKubeInformerFactory(f)
 	case *limitRanger:
-		w.SetExternalKubeClientSet(client)
+		w.SetLimitRanges(func(ctx context.Context, namespace string) ([]*corev1.LimitRange, error) {
+			list, err := client.CoreV1().LimitRanges(namespace).List(ctx, metav1.ListOptions{})
+			var out []*corev1.LimitRange
+			for i := range list.Items {
+				out = append(out, &list.Items[i])
+			}
+			return out, err
+		})
 		w.SetExternalKubeInformerFactory(f)
 	case *podSecurity:
 		w.SetExternalKubeClientSet(client)

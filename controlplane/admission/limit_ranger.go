@@ -13,7 +13,6 @@ import (
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	podresource "k8s.io/component-helpers/resource"
 )
@@ -21,19 +20,26 @@ import (
 // limitRanger fills in the resources that a namespace's limit ranges give by default, and refuses what lies outside them.
 type limitRanger struct {
 	ranges corelisters.LimitRangeLister
-	client kubernetes.Interface
+	recent LimitRanges
 }
+
+// LimitRanges lists the limit ranges of a namespace as of now; the objects are only to be read.
+type LimitRanges func(ctx context.Context, namespace string) ([]*corev1.LimitRange, error)
+
+// WantsLimitRanges is a plugin that looks at limit ranges which its informer may not have heard of yet.
+type WantsLimitRanges interface{ SetLimitRanges(LimitRanges) }
 
 var (
 	_ admission.MutationInterface   = (*limitRanger)(nil)
 	_ admission.ValidationInterface = (*limitRanger)(nil)
+	_ WantsLimitRanges              = (*limitRanger)(nil)
 )
 
 func (*limitRanger) Handles(op admission.Operation) bool {
 	return op == admission.Create || op == admission.Update
 }
 
-func (l *limitRanger) SetExternalKubeClientSet(c kubernetes.Interface) { l.client = c }
+func (l *limitRanger) SetLimitRanges(recent LimitRanges) { l.recent = recent }
 
 func (l *limitRanger) SetExternalKubeInformerFactory(f informers.SharedInformerFactory) {
 	i := f.Core().V1().LimitRanges()
@@ -42,8 +48,8 @@ func (l *limitRanger) SetExternalKubeInformerFactory(f informers.SharedInformerF
 }
 
 func (l *limitRanger) ValidateInitialization() error {
-	if l.ranges == nil || l.client == nil {
-		return errors.New("the limit range informer and client are not set")
+	if l.ranges == nil || l.recent == nil {
+		return errors.New("the limit range informer and storage are not set")
 	}
 	return nil
 }
@@ -54,14 +60,10 @@ func (l *limitRanger) list(ctx context.Context, namespace string) ([]*corev1.Lim
 		return nil, fmt.Errorf("list limit ranges: %w", err)
 	}
 	if len(list) == 0 {
-		// A limit range made a moment ago must hold for the pod that follows it. Namespaces without one pay a read that
-		// the API server's own watch cache answers.
-		live, err := l.client.CoreV1().LimitRanges(namespace).List(ctx, cachedList)
-		if err != nil {
+		// A limit range made a moment ago must hold for the pod that follows it. Namespaces without one pay a look into
+		// the API server's own watch cache.
+		if list, err = l.recent(ctx, namespace); err != nil {
 			return nil, fmt.Errorf("list limit ranges: %w", err)
-		}
-		for i := range live.Items {
-			list = append(list, &live.Items[i])
 		}
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].Name < list[j].Name })

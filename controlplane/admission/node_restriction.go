@@ -34,9 +34,6 @@ type nodeRestriction struct {
 
 var _ admission.MutationInterface = (*nodeRestriction)(nil)
 
-// cachedList asks the API server's watch cache: any version will do.
-var cachedList = metav1.ListOptions{ResourceVersion: "0"}
-
 func (*nodeRestriction) Handles(admission.Operation) bool { return true }
 
 func (n *nodeRestriction) SetExternalKubeClientSet(c kubernetes.Interface) { n.client = c }

@@ -46,6 +46,7 @@ func (s *Server) admission(c *genericapiserver.Config, transport *http.Transport
 		initializer.NewAPIServerIDInitializer(c.APIServerID),
 		initializer.New(s.client, dynamicClient, s.informers, c.Authorization.Authorizer, c.FeatureGate, c.EffectiveVersion, c.DrainedNotify(), mapper),
 		quotaInitializer{},
+		limitRangeInitializer{&s.stores},
 		webhookinit.NewPluginInitializer(webhook.NewDefaultAuthenticationInfoResolverWrapper(transport, nil, s.loopback, c.TracerProvider), resolver),
 	}, admission.Decorators{admission.DecoratorFunc(admissionmetrics.WithControllerMetrics)})
 	if err != nil {
@@ -61,5 +62,14 @@ type quotaInitializer struct{}
 func (quotaInitializer) Initialize(p admission.Interface) {
 	if w, ok := p.(initializer.WantsQuotaConfiguration); ok {
 		w.SetQuotaConfiguration(quota.NewConfiguration(nil))
+	}
+}
+
+// limitRangeInitializer lets the limit ranger look into the watch cache.
+type limitRangeInitializer struct{ stores *stores }
+
+func (i limitRangeInitializer) Initialize(p admission.Interface) {
+	if w, ok := p.(plugins.WantsLimitRanges); ok {
+		w.SetLimitRanges(i.stores.limitRangesOf)
 	}
 }

@@ -21,7 +21,7 @@ func (s *Server) authorization(c *genericapiserver.Config) error {
 	s.rbac = rbac.New(rbac.FromInformers(s.informers))
 	authz, err := union.New(
 		union.NamedAuthorizer{AuthorizerName: "Privileged", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
-		union.NamedAuthorizer{AuthorizerName: "Node", Authorizer: nodeauthz.New(&nodeObjects{s.client}, nodeRules)},
+		union.NamedAuthorizer{AuthorizerName: "Node", Authorizer: nodeauthz.New(&nodeObjects{s.client, &s.stores}, nodeRules)},
 		union.NamedAuthorizer{AuthorizerName: "RBAC", Authorizer: s.rbac},
 	)
 	if err != nil {

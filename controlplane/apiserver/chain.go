@@ -87,6 +87,9 @@ func (s *Server) builtIn(config genericapiserver.Config, next genericapiserver.D
 	if err != nil {
 		return nil, err
 	}
+	if err := s.stores.set(groups); err != nil {
+		return nil, err
+	}
 	in := installer{server: server, config: completed.Config, converter: openapi.NewConverter(registry.Scheme())}
 	if err := in.install(groups); err != nil {
 		return nil, err

@@ -6,7 +6,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/mote-edge/mote/controlplane/apiserver/nodeauthz"
@@ -14,24 +13,15 @@ import (
 
 // nodeObjects is what the node authorizer looks up, all of it from the server's own watch caches, where pods are indexed
 // by node: a second copy of every pod would cost more than these look-ups.
-type nodeObjects struct{ client kubernetes.Interface }
+type nodeObjects struct {
+	client kubernetes.Interface
+	stores *stores
+}
 
 var _ nodeauthz.Objects = (*nodeObjects)(nil)
 
 func (o *nodeObjects) PodsOf(ctx context.Context, node string, fresh bool) ([]*corev1.Pod, error) {
-	opts := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String()}
-	if !fresh {
-		opts.ResourceVersion = "0"
-	}
-	l, err := o.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, opts)
-	if err != nil {
-		return nil, err
-	}
-	pods := make([]*corev1.Pod, len(l.Items))
-	for i := range l.Items {
-		pods[i] = &l.Items[i]
-	}
-	return pods, nil
+	return o.stores.podsOf(ctx, node, fresh)
 }
 
 func (o *nodeObjects) Volume(ctx context.Context, name string) (*corev1.PersistentVolume, error) {

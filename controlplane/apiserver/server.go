@@ -40,6 +40,7 @@ type Server struct {
 	client    kubernetes.Interface
 	informers informers.SharedInformerFactory
 	objects   *objects
+	stores    stores
 	issuer    *satoken.Issuer
 	rbac      *rbac.Resolver
 	backend   *storage.Backend
