@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // device rules, v1 and v2
@@ -113,8 +114,27 @@ func process(p *specs.Process, io *stdio, init bool) *libcontainer.Process {
 	return out
 }
 
+const (
+	launchesPerCPU = 2
+	turnAfter      = 2 * time.Second
+)
+
+// turn waits until few other starts are under way: many at once are all slower, fighting for the kernel's locks and the
+// processor's caches. It doesn't wait for long, since a start may hang in a mount that others don't have. It returns what ends the turn.
+func (s *Service) turn() func() {
+	timer := time.NewTimer(turnAfter)
+	defer timer.Stop()
+	select {
+	case s.launches <- struct{}{}:
+		return func() { <-s.launches }
+	case <-timer.C:
+		return func() {}
+	}
+}
+
 // launch starts the container's first process and returns its pid.
 func (s *Service) launch(id string, sp *specs.Spec, io *stdio) (int, error) {
+	defer s.turn()()
 	config, err := convert(id, sp)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", errInvalid, err)

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"time"
@@ -69,6 +70,7 @@ type Service struct {
 	stats    stats.Cache
 	net      *network.CNI
 	trim     *footprint.Trimmer
+	launches chan struct{} // one place for each start that may be under way
 	usersState
 
 	mu         sync.RWMutex
@@ -110,6 +112,7 @@ func New(cfg Config) (*Service, error) {
 	s := &Service{
 		cfg: cfg, log: cfg.Log, bootID: string(boot[:36]), poll: poller, seccomp: filters, host: findHost(),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]string{},
+		launches: make(chan struct{}, launchesPerCPU*goruntime.NumCPU()),
 	}
 	s.net = network.New(cfg.CNIConfDir, cfg.CNIBinDirs, filepath.Join(cfg.RunDir, "cni-cache"))
 	return s, nil

@@ -16,24 +16,19 @@ import (
 	goruntime "runtime"
 	"strings"
 
-	"github.com/opencontainers/runc/libcontainer"
-	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins namespaces before Go starts
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/mote-edge/mote/agent/runtime"
 	"github.com/mote-edge/mote/agent/runtime/hold"
 	"github.com/mote-edge/mote/agent/runtime/image"
+	_ "github.com/mote-edge/mote/agent/runtime/reexec" // a container's first step ends there, before main
 	"github.com/mote-edge/mote/agent/runtime/seccompcache"
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/internal/version"
 )
 
 func main() {
-	// libcontainer runs this program again for every container and exec.
-	if len(os.Args) > 1 && os.Args[1] == "init" {
-		libcontainer.Init()
-	}
 	if len(os.Args) > 1 && os.Args[1] == seccompcache.Command {
 		seccompcache.Main()
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,10 +21,10 @@ type Snapshot struct {
 	DiffIDs []string `json:"diffIDs"`
 }
 
-var keyPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+var keyPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`) })
 
 func (s *Store) snapDir(key string) (string, error) {
-	if !keyPattern.MatchString(key) {
+	if !keyPattern().MatchString(key) {
 		return "", fmt.Errorf("snapshot key %q: use letters, digits, '.', '_' and '-'", key)
 	}
 	return s.path("snapshots", key), nil

@@ -242,7 +242,7 @@ func (s *Store) find(ref string) (*Image, error) {
 	if img, ok := s.images["sha256:"+ref]; ok {
 		return img, nil
 	}
-	if strings.HasPrefix(ref, "sha256:") || fullID.MatchString(ref) {
+	if strings.HasPrefix(ref, "sha256:") || fullID().MatchString(ref) {
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, ref)
 	}
 	name, err := Normalize(ref)
@@ -258,7 +258,8 @@ func (s *Store) find(ref string) (*Image, error) {
 }
 
 // fullID is an image's ID without its algorithm; a repository can't be called that.
-var fullID = regexp.MustCompile(`^[a-f0-9]{64}$`)
+// fullID is compiled when it is first used: this program runs again for each container.
+var fullID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-f0-9]{64}$`) })
 
 // Normalize spells a reference out in full: "busybox" becomes "docker.io/library/busybox:latest". A reference with both
 // tag and digest keeps the digest alone, as every runtime does.
