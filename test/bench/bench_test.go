@@ -9,12 +9,15 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mote-edge/mote/internal/kubeclient"
 	"github.com/mote-edge/mote/test/lab"
@@ -48,6 +51,9 @@ func up(b *testing.B, subnet string, cfg lab.Config) bed {
 		b.Fatal(err)
 	}
 	bin := os.Getenv("MOTE_BIN")
+	if cfg.Bin != "" {
+		bin = cfg.Bin
+	}
 	if bin == "" {
 		bin = "../../bin"
 	}
@@ -58,7 +64,22 @@ func up(b *testing.B, subnet string, cfg lab.Config) bed {
 	if out, err := exec.Command("go", "run", "../../examples/pack", "-o", archive, "-ref", image, "/bin/busybox").CombinedOutput(); err != nil {
 		b.Fatalf("%v: %s", err, out)
 	}
-	cfg.Name, cfg.Subnet, cfg.Dir, cfg.Images = fmt.Sprintf("mb%d", os.Getpid()%10000), subnet, filepath.Join(dir, "lab"), []string{archive}
+	cfg.Name, cfg.Subnet, cfg.Dir, cfg.Images = fmt.Sprintf("mb%d%s", os.Getpid()%10000, cfg.Name), subnet, filepath.Join(dir, "lab"), []string{archive}
+	// A machine has its run directory in memory; the lab's nodes have theirs on disk unless something is mounted there.
+	var mounted []string
+	unmount := func() {
+		for _, dir := range mounted {
+			_ = unix.Unmount(dir, unix.MNT_DETACH)
+		}
+	}
+	for i := range 1 + cfg.Workers + cfg.Bare {
+		run := filepath.Join(cfg.Dir, fmt.Sprintf("n%d", i), "run")
+		if err := errors.Join(os.MkdirAll(run, 0o755), unix.Mount("tmpfs", run, "tmpfs", 0, "mode=755")); err != nil {
+			b.Fatalf("run directory in memory: %v", err)
+		}
+		mounted = append(mounted, run)
+	}
+	b.Cleanup(unmount)
 	began := time.Now()
 	l, err := lab.Up(context.Background(), cfg)
 	if err != nil {
@@ -66,6 +87,7 @@ func up(b *testing.B, subnet string, cfg lab.Config) bed {
 	}
 	took := time.Since(began)
 	b.Cleanup(func() {
+		unmount()
 		if err := l.Down(context.Background()); err != nil {
 			b.Error(err)
 		}
