@@ -59,6 +59,7 @@ func (s *Service) execute(c *container, cmd []string, streams *stdio) (*executio
 	}
 	proc := process(&like, streams, false)
 	if err := run(proc, streams, func() error { return inside.Run(proc) }); err != nil {
+		s.strays.look()
 		return nil, fmt.Errorf("failed to exec in container: %w", err)
 	}
 	pid, err := proc.Pid()

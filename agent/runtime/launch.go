@@ -148,6 +148,7 @@ func (s *Service) launch(id string, sp *specs.Spec, io *stdio) (int, error) {
 	}
 	proc := process(sp.Process, io, true)
 	if err := run(proc, io, func() error { return container.Run(proc) }); err != nil {
+		s.strays.look()
 		if pid, pidErr := proc.Pid(); pidErr == nil { // it may wait at its start gate
 			_ = unix.Kill(pid, unix.SIGKILL)
 			_, _ = proc.Wait()

@@ -70,6 +70,7 @@ type Service struct {
 	stats    stats.Cache
 	net      *network.CNI
 	trim     *footprint.Trimmer
+	strays   strays
 	launches chan struct{} // one place for each start that may be under way
 	usersState
 
