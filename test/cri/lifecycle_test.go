@@ -2,6 +2,7 @@ package cri
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -82,6 +83,38 @@ func TestKilled(t *testing.T) {
 	}
 	if st := c.status(); st.ExitCode != 137 || time.Since(begin) < time.Second {
 		t.Errorf("exit code %d after %v", st.ExitCode, time.Since(begin))
+	}
+}
+
+// Commands that are being started in a container just when it is killed fail, and don't keep it from ending: what is left of
+// them is in its PID namespace.
+func TestExecsRaceWithTheEnd(t *testing.T) {
+	p := newPod(t)
+	for range 5 {
+		c := p.run("exec sleep 100")
+		var execs sync.WaitGroup
+		stop := make(chan struct{})
+		for range 8 {
+			execs.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default: // the error is what is expected
+						_, _ = p.n.rt.ExecSync(testContext(t), &api.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"true"}, Timeout: 5})
+					}
+				}
+			})
+		}
+		time.Sleep(200 * time.Millisecond) // some are at each step of their start
+		if _, err := p.n.rt.StopContainer(testContext(t), &api.StopContainerRequest{ContainerId: c.id}); err != nil {
+			t.Fatal(err)
+		}
+		close(stop)
+		execs.Wait()
+		if st := c.status(); st.State != api.ContainerState_CONTAINER_EXITED || st.ExitCode != 137 {
+			t.Errorf("status: %v", st)
+		}
 	}
 }
 
