@@ -74,7 +74,9 @@ func (w *worker) prepare(pod *corev1.Pod) {
 		if err == nil {
 			w.prepared, w.prepareTries = true, 0
 			if w.given == nil {
-				w.given = pod.Spec.Resources
+				if w.given = pod.Spec.Resources; w.given == nil {
+					w.given = &corev1.ResourceRequirements{} // nothing of its own so far
+				}
 			}
 			return
 		}

@@ -89,7 +89,7 @@ func (w *worker) counted() *corev1.Pod {
 		return list
 	}
 	p.Spec.Containers, p.Spec.InitContainers = with(p.Spec.Containers), with(p.Spec.InitContainers)
-	if w.given != nil {
+	if w.given != nil && w.pod.Spec.Resources != nil {
 		p.Spec.Resources = w.given
 	}
 	return &p
@@ -104,13 +104,26 @@ func (w *worker) shrinks(ctx context.Context, pod *corev1.Pod, ids map[string]st
 		if c == nil || c.given == nil || spec == nil {
 			continue
 		}
-		old, next := c.given.Limits[corev1.ResourceMemory], spec.Resources.Limits[corev1.ResourceMemory]
-		if next.Value() > 0 && (old.IsZero() || next.Cmp(old) < 0) {
-			limits[name] = next.Value()
+		if limit, less := lowered(c.given, &spec.Resources); less {
+			limits[name] = limit
 		}
+	}
+	whole, lessWhole := int64(0), false
+	if w.given != nil && pod.Spec.Resources != nil {
+		whole, lessWhole = lowered(w.given, pod.Spec.Resources)
 	}
 	w.mu.Unlock()
 	var errs []error
+	observed := w.m.cache.Get(w.uid)
+	if sb := observed.Sandbox(); lessWhole && sb != nil {
+		r, err := w.m.cri.PodSandboxStats(ctx, &runtimeapi.PodSandboxStatsRequest{PodSandboxId: sb.ID})
+		if err != nil {
+			return fmt.Errorf("unable to read memory usage for pod %q", ref(pod))
+		}
+		if used := r.GetStats().GetLinux().GetMemory().GetUsageBytes().GetValue(); used >= uint64(whole) {
+			errs = append(errs, fmt.Errorf("attempting to set pod memory limit (%d) below current usage (%d)", whole, used))
+		}
+	}
 	for name, limit := range limits {
 		r, err := w.m.cri.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: ids[name]})
 		if err != nil {
@@ -124,4 +137,10 @@ func (w *worker) shrinks(ctx context.Context, pod *corev1.Pod, ids map[string]st
 		return fmt.Errorf("cannot decrease memory limits: %w", err)
 	}
 	return nil
+}
+
+// lowered returns the memory limit that is asked for if it is less than the one before, or the first.
+func lowered(was, now *corev1.ResourceRequirements) (int64, bool) {
+	old, next := was.Limits[corev1.ResourceMemory], now.Limits[corev1.ResourceMemory]
+	return next.Value(), next.Value() > 0 && (old.IsZero() || next.Cmp(old) < 0)
 }

@@ -336,6 +336,9 @@ func TestPlanResize(t *testing.T) {
 	if p := planResize(pod, new(list("3000m")), nil); !p.empty() {
 		t.Errorf("nothing changes: %+v", p)
 	}
+	if p := planResize(pod, &corev1.ResourceRequirements{}, nil); !p.Pod {
+		t.Errorf("the pod gets bounds of its own: %+v", p)
+	}
 	if p := planResize(pod, new(list("2")), nil); !p.Pod {
 		t.Errorf("the pod grows: %+v", p)
 	}

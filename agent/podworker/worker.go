@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/mote-edge/mote/agent/cri"
@@ -485,6 +486,7 @@ func (w *worker) report(p cri.Pod, d Decision, now time.Time) {
 		VolumesReady: w.prepared || volumesWereReady(p), Ended: d.Ended, Resize: w.resizeCondition,
 	}
 	in.Old = w.old()
+	in.Allocated = resourcehelper.PodRequests(w.counted(), resourcehelper.PodResourcesOptions{})
 	if w.pod.Spec.Resources != nil {
 		if in.Given = w.given; in.Given == nil {
 			in.Given = w.pod.Spec.Resources

@@ -12,7 +12,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	resourcehelper "k8s.io/component-helpers/resource"
 
 	"github.com/mote-edge/mote/agent/cgroup"
 	"github.com/mote-edge/mote/agent/cri"
@@ -51,6 +50,8 @@ type Input struct {
 	Disrupted bool
 	// Given is what the pod as a whole has, of those that ask for it; else nil.
 	Given *corev1.ResourceRequirements
+	// Allocated are the pod's requests as far as the node has granted them.
+	Allocated corev1.ResourceList
 	// Resize is the condition of a resize that waits or is under way; nil when there is none.
 	Resize *corev1.PodCondition
 	// Ended means that the pod will not run again and all its containers have stopped: the phase becomes final.
@@ -82,12 +83,7 @@ func Compute(in Input) corev1.PodStatus {
 		st.Conditions = conditions(in, &st, old)
 		return st
 	}
-	if in.Given != nil {
-		st.Resources = in.Given
-		with := corev1.Pod{Spec: pod.Spec}
-		with.Spec.Resources = in.Given
-		st.AllocatedResources = resourcehelper.PodRequests(&with, resourcehelper.PodResourcesOptions{})
-	}
+	st.Resources, st.AllocatedResources = in.Given, in.Allocated
 	st.InitContainerStatuses = containers(in, old.InitContainerStatuses, pod.Spec.InitContainers)
 	st.ContainerStatuses = containers(in, old.ContainerStatuses, pod.Spec.Containers)
 	for i := range pod.Spec.EphemeralContainers {

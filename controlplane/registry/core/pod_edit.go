@@ -170,8 +170,10 @@ func validateResize(p, old *corev1.Pod) field.ErrorList {
 	check(p.Spec.Containers, old.Spec.Containers, spec.Child("containers"))
 	check(p.Spec.InitContainers, old.Spec.InitContainers, spec.Child("initContainers"))
 	for i, c := range old.Spec.InitContainers {
-		if c.RestartPolicy == nil && !apiequality.Semantic.DeepEqual(c.Resources, p.Spec.InitContainers[i].Resources) {
-			errs = append(errs, field.Forbidden(spec.Child("initContainers").Index(i).Child("resources"), "resources for non-sidecar init containers are immutable"))
+		restarts := slices.ContainsFunc(c.ResizePolicy, func(r corev1.ContainerResizePolicy) bool { return r.RestartPolicy == corev1.RestartContainer })
+		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+		if !sidecar && restarts && !apiequality.Semantic.DeepEqual(c.Resources, p.Spec.InitContainers[i].Resources) {
+			errs = append(errs, field.Forbidden(spec.Child("initContainers").Index(i), "non-sidecar init containers with a resize policy of RestartContainer cannot be resized"))
 		}
 	}
 	if QOSClass(p) != old.Status.QOSClass {

@@ -6,7 +6,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/mote-edge/mote/controlplane/registry/defaults"
 )
 
 // KEP-1287, KEP-5419: CPU and memory of a running container or pod change, and are not taken away; nothing else does.
@@ -48,5 +51,27 @@ func TestResizeOfThePodItself(t *testing.T) {
 	prepareResize(t.Context(), now, old)
 	if now.Spec.Resources.Requests.Cpu().Value() != 2 || now.Spec.NodeName != "n" {
 		t.Errorf("after a resize: %+v on %s", now.Spec.Resources, now.Spec.NodeName)
+	}
+}
+
+// Init containers are resized as others are, unless that would restart them.
+func TestResizeOfInitContainers(t *testing.T) {
+	list := func(cpu string) corev1.ResourceRequirements {
+		return corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}}
+	}
+	old := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "default"}, Spec: corev1.PodSpec{
+		InitContainers: []corev1.Container{{Name: "i", Image: "x:1", Resources: list("1")}}, Containers: []corev1.Container{{Name: "c", Image: "x:1", Resources: list("1")}},
+	}}
+	defaults.Pod(old)
+	old.Status.QOSClass = corev1.PodQOSBurstable
+	now := old.DeepCopy()
+	now.Spec.InitContainers[0].Resources = list("2")
+	if errs := validateResize(now, old); len(errs) > 0 {
+		t.Error(errs)
+	}
+	policy := []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceCPU, RestartPolicy: corev1.RestartContainer}}
+	old.Spec.InitContainers[0].ResizePolicy, now.Spec.InitContainers[0].ResizePolicy = policy, policy
+	if errs := validateResize(now, old); !strings.Contains(errs.ToAggregate().Error(), "non-sidecar init containers with a resize policy of RestartContainer cannot be resized") {
+		t.Error(errs)
 	}
 }

@@ -36,6 +36,11 @@ func containers(l *list, s *podScope, p *field.Path) {
 			duplicateHostPorts(l, hostPorts, c.Ports, ip)
 			continue
 		}
+		for j, r := range c.ResizePolicy {
+			if r.RestartPolicy == corev1.RestartContainer {
+				l.add(field.Invalid(ip.Child("resizePolicy").Index(j).Child("restartPolicy"), r.RestartPolicy, "must not be set to 'RestartContainer' for non-sidecar initContainers"))
+			}
+		}
 		for name, set := range map[string]bool{"lifecycle": c.Lifecycle != nil, "livenessProbe": c.LivenessProbe != nil, "readinessProbe": c.ReadinessProbe != nil, "startupProbe": c.StartupProbe != nil} {
 			if set {
 				l.add(field.Forbidden(ip.Child(name), "may not be set for init containers without restartPolicy=Always"))

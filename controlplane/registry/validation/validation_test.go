@@ -90,6 +90,9 @@ func TestPodCreate(t *testing.T) {
 		"init probe": {func(p *corev1.Pod) {
 			p.Spec.InitContainers = []corev1.Container{{Name: "i", Image: "x", LivenessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"x"}}}}}}
 		}, "may not be set for init containers without restartPolicy=Always"},
+		"init restarted for a resize": {func(p *corev1.Pod) {
+			p.Spec.InitContainers = []corev1.Container{{Name: "i", Image: "x", ResizePolicy: []corev1.ContainerResizePolicy{{ResourceName: "cpu", RestartPolicy: corev1.RestartContainer}}}}
+		}, "spec.initContainers[0].resizePolicy[0].restartPolicy: Invalid value: \"RestartContainer\""},
 		"sysctl": {func(p *corev1.Pod) {
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "kernel.shm_rmid_forced", Value: "1"}}}
 		}, ""},
