@@ -42,6 +42,9 @@ func up(b *testing.B, subnet string, cfg lab.Config) bed {
 	if os.Getuid() != 0 {
 		b.Skip("a lab needs root")
 	}
+	if busy := others(b); busy > 5 {
+		fmt.Printf("\nTHE MACHINE IS BUSY: others use %.0f %% of its processors; the numbers below say little\n", busy)
+	}
 	dir, err := os.MkdirTemp("", "mote-bench-")
 	if err != nil {
 		b.Fatal(err)

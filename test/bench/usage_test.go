@@ -55,7 +55,7 @@ func measure(b *testing.B, programs map[string][]int) usage {
 			u.pss += pss / 1024
 			u.n[program]++
 			f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-			for _, ticks := range f[11:13] { // utime, stime (proc(5))
+			for _, ticks := range f[11:15] { // utime, stime, and those of children that have ended (proc(5))
 				n, err := strconv.Atoi(ticks)
 				if err != nil {
 					b.Fatal(err)
@@ -89,6 +89,34 @@ func available(b *testing.B) float64 {
 		b.Fatal(err)
 	}
 	return kb / 1024
+}
+
+// others is the share of the whole machine's processors that was in use before anything was started here, over a second.
+// A number measured on a busy machine says little.
+func others(b *testing.B) float64 {
+	b.Helper()
+	look := func() (busy, all float64) {
+		text, err := os.ReadFile("/proc/stat")
+		if err != nil {
+			b.Fatal(err)
+		}
+		first, _, _ := strings.Cut(string(text), "\n")
+		for i, f := range strings.Fields(first)[1:9] { // user nice system idle iowait irq softirq steal (proc(5))
+			n, err := strconv.ParseFloat(f, 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			all += n
+			if i != 3 && i != 4 {
+				busy += n
+			}
+		}
+		return busy, all
+	}
+	busy, all := look()
+	time.Sleep(time.Second)
+	busy2, all2 := look()
+	return 100 * (busy2 - busy) / (all2 - all)
 }
 
 // percent is the share of a core that was used between two looks.
