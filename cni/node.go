@@ -68,11 +68,12 @@ func nodeReady(c *Config) (int, bool) {
 	if err != nil {
 		return 0, false
 	}
-	iface, err := net.InterfaceByName(c.Bridge)
+	link, err := netlink.LinkByName(c.Bridge) // not net.InterfaceByName: that has the kernel list every link, one a pod
 	if err != nil {
 		return 0, false
 	}
-	return iface.Index, iface.Flags&net.FlagUp != 0 && string(have) == marker(c, iface.Index)
+	a := link.Attrs()
+	return a.Index, a.Flags&net.FlagUp != 0 && string(have) == marker(c, a.Index)
 }
 
 func ensureBridge(c *Config) (int, error) {

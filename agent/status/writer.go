@@ -16,8 +16,8 @@ import (
 
 const (
 	// lull is how long a status that nobody waits for may stay behind, so that a pod which starts at once costs one
-	// patch and not two.
-	lull       = 250 * time.Millisecond
+	// patch and not two, also one of sixty that start together.
+	lull       = time.Second
 	firstRetry = 200 * time.Millisecond
 	lastRetry  = 10 * time.Second
 	inParallel = 16
