@@ -43,32 +43,32 @@ type sandbox struct {
 
 // containerRecord is a container's checkpoint.
 type containerRecord struct {
-	ID         string    `json:"id"`
-	SandboxID  string    `json:"sandboxID"`
-	BootID     string    `json:"bootID"`
-	Config     []byte    `json:"config,omitempty"` // cri.ContainerConfig
-	ImageID    string    `json:"imageID"`
-	ImageRef   string    `json:"imageRef"`
-	ImageName  string    `json:"imageName"` // the tag, where there is one
-	State      state     `json:"state"`
-	Pid        int       `json:"pid,omitempty"`
-	StartTime  uint64    `json:"startTime,omitempty"`
-	CreatedAt  int64     `json:"createdAt"`
-	StartedAt  int64     `json:"startedAt,omitempty"`
-	FinishedAt int64     `json:"finishedAt,omitempty"`
-	ExitCode   int32     `json:"exitCode,omitempty"`
-	Reason     string    `json:"reason,omitempty"`
-	Message    string    `json:"message,omitempty"`
-	Cgroup     string    `json:"cgroup"`
-	SharedPID  bool      `json:"sharedPID,omitempty"` // its init's death doesn't end its other processes
-	UID        uint32    `json:"uid"`
-	GID        uint32    `json:"gid"`
-	Groups     []uint32  `json:"groups,omitempty"`
-	StopSignal int       `json:"stopSignal"`
-	Volumes    []string  `json:"volumes,omitempty"` // image volumes mounted for it
-	Resources  []byte    `json:"resources,omitempty"`
+	ID         string   `json:"id"`
+	SandboxID  string   `json:"sandboxID"`
+	BootID     string   `json:"bootID"`
+	Config     []byte   `json:"config,omitempty"` // cri.ContainerConfig
+	ImageID    string   `json:"imageID"`
+	ImageRef   string   `json:"imageRef"`
+	ImageName  string   `json:"imageName"` // the tag, where there is one
+	State      state    `json:"state"`
+	Pid        int      `json:"pid,omitempty"`
+	StartTime  uint64   `json:"startTime,omitempty"`
+	CreatedAt  int64    `json:"createdAt"`
+	StartedAt  int64    `json:"startedAt,omitempty"`
+	FinishedAt int64    `json:"finishedAt,omitempty"`
+	ExitCode   int32    `json:"exitCode,omitempty"`
+	Reason     string   `json:"reason,omitempty"`
+	Message    string   `json:"message,omitempty"`
+	Cgroup     string   `json:"cgroup"`
+	SharedPID  bool     `json:"sharedPID,omitempty"` // its init's death doesn't end its other processes
+	UID        uint32   `json:"uid"`
+	GID        uint32   `json:"gid"`
+	Groups     []uint32 `json:"groups,omitempty"`
+	StopSignal int      `json:"stopSignal"`
+	Volumes    []string `json:"volumes,omitempty"` // image volumes mounted for it
+	Resources  []byte   `json:"resources,omitempty"`
 	labels
-	_          [0]func() // no comparing
+	_ [0]func() // no comparing
 }
 
 type state string
