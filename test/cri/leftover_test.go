@@ -94,7 +94,7 @@ func TestKilledAtRandomLeavesNothing(t *testing.T) {
 		time.Sleep(time.Duration(20+rand.Intn(200)) * time.Millisecond)
 		_ = unix.Kill(shared.runtimePid(t), unix.SIGKILL)
 		eventually(t, "the next runtime", func() bool {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), slow(time.Second))
 			defer cancel()
 			_, err := shared.rt.Version(ctx, &api.VersionRequest{})
 			return err == nil
@@ -102,7 +102,7 @@ func TestKilledAtRandomLeavesNothing(t *testing.T) {
 	}
 	close(stop)
 	workers.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), slow(time.Minute))
 	defer cancel()
 	list, err := shared.rt.ListPodSandbox(ctx, &api.ListPodSandboxRequest{})
 	if err != nil {
@@ -117,7 +117,7 @@ func TestKilledAtRandomLeavesNothing(t *testing.T) {
 		}
 	}
 	var found []string
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(slow(5 * time.Second))
 	for time.Now().Before(deadline) {
 		if found = shared.leftovers(); len(found) == 0 {
 			return
@@ -129,7 +129,7 @@ func TestKilledAtRandomLeavesNothing(t *testing.T) {
 
 // churn takes a pod through its life as far as the runtime lives; errors are expected.
 func churn(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), slow(20*time.Second))
 	defer cancel()
 	config := podConfig(t, onPodNetwork)
 	c := containerConfig("sh", "-c", "echo up; sleep 1000")

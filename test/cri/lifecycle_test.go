@@ -148,7 +148,7 @@ func TestExecSync(t *testing.T) {
 		return // containerd waits for whoever holds the pipe
 	}
 	begin := time.Now()
-	if out, _, _ := c.exec("sh", "-c", "sleep 30 & echo now"); out != "now\n" || time.Since(begin) > 5*time.Second {
+	if out, _, _ := c.exec("sh", "-c", "sleep 30 & echo now"); out != "now\n" || time.Since(begin) > slow(5*time.Second) {
 		t.Errorf("a child that keeps stdout open: %q after %v", out, time.Since(begin))
 	}
 	if _, err := p.n.rt.ExecSync(ctx, &api.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"nosuchthing"}}); err == nil {

@@ -3,7 +3,7 @@
 // surroundings of their own. CRI_SOCKET names a running one instead; CRI_PID is then a process in its namespaces and
 // CRI_IMPORT a command that takes a docker archive. Tests of Mote's own promises are skipped for the others.
 //
-// Reads:  CRI_RUNTIME, CRI_SOCKET, CRI_PID, CRI_IMPORT, PEERS.
+// Reads:  CRI_RUNTIME, CRI_SOCKET, CRI_PID, CRI_IMPORT, CRI_SLOW, PEERS.
 // Writes: /tmp/mote-cri-*; cgroups below /mote-cri-<pid>; all removed at the end.
 package cri
 
@@ -43,6 +43,14 @@ type node struct {
 }
 
 var shared *node
+
+// slow stretches every wait: CRI_SLOW=10 is for an emulated machine.
+func slow(d time.Duration) time.Duration {
+	if factor, err := strconv.Atoi(os.Getenv("CRI_SLOW")); err == nil && factor > 1 {
+		return d * time.Duration(factor)
+	}
+	return d
+}
 
 const testImage = "docker.io/library/busybox:test"
 
@@ -169,9 +177,9 @@ func (n *node) connect(target string) error {
 }
 
 func (n *node) await() error {
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(slow(20 * time.Second))
 	for {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), slow(time.Second))
 		_, err := n.rt.Version(ctx, &api.VersionRequest{}, grpc.WaitForReady(true))
 		cancel()
 		if err == nil {
@@ -186,7 +194,7 @@ func (n *node) await() error {
 
 // close removes every pod, then stops the runtime and checks that it leaves nothing.
 func (n *node) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), slow(30*time.Second))
 	defer cancel()
 	if n.hold == nil {
 		_ = os.RemoveAll(n.dir)

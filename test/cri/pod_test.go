@@ -24,7 +24,7 @@ type pod struct {
 }
 
 func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), slow(time.Minute))
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -61,7 +61,7 @@ func newPod(t testing.TB, options ...func(*api.PodSandboxConfig)) *pod {
 }
 
 func (p *pod) remove() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), slow(time.Minute))
 	defer cancel()
 	if _, err := p.n.rt.StopPodSandbox(ctx, &api.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil {
 		p.t.Errorf("StopPodSandbox: %v", err)
@@ -128,7 +128,7 @@ func (c *ctr) status() *api.ContainerStatus {
 
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(slow(20 * time.Second))
 	for !condition() {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)

@@ -28,7 +28,7 @@ func killRuntime(t testing.TB) {
 		t.Fatal(err)
 	}
 	eventually(t, "the next runtime", func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), slow(time.Second))
 		defer cancel()
 		_, err := shared.rt.Version(ctx, &api.VersionRequest{})
 		return err == nil
@@ -96,7 +96,7 @@ func TestExitWhileRuntimeIsDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the next runtime", func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), slow(time.Second))
 		defer cancel()
 		_, err := shared.rt.Version(ctx, &api.VersionRequest{})
 		return err == nil
@@ -160,7 +160,7 @@ func TestHolderKilled(t *testing.T) {
 	_ = n.hold.Wait()
 	eventually(t, "the runtime to become the holder", func() bool {
 		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", runtimePid))
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), slow(time.Second))
 		defer cancel()
 		_, err := n.rt.Version(ctx, &api.VersionRequest{})
 		return strings.TrimSpace(string(comm)) == "mote-hold" && err == nil

@@ -73,7 +73,7 @@ func stream(t *testing.T, d dialect, raw string, options remotecommand.StreamOpt
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), slow(20*time.Second))
 	defer cancel()
 	return executor.StreamWithContext(ctx, options)
 }
