@@ -3,6 +3,7 @@ package podworker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -100,6 +101,11 @@ func (w *worker) resizeIfAsked(p cri.Pod, now time.Time) {
 	ids := map[string]string{}
 	for _, name := range plan.Update {
 		ids[name] = w.containers[name].id
+	}
+	for name, was := range given {
+		if plan.Pod && was != nil && !slices.Contains(plan.Restart, name) {
+			ids[name] = w.containers[name].id // what it has no limit of its own for, the pod bounds
+		}
 	}
 	go w.resize(w.pod, plan, ids)
 }

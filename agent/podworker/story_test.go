@@ -379,6 +379,37 @@ func TestResizeByRestart(t *testing.T) {
 	}
 }
 
+// What a container has no limit of its own for, the pod bounds: a resize of the pod reaches it, too, unless the pod uses more.
+func TestResizeOfThePodReachesItsContainers(t *testing.T) {
+	rt := fakecri.New("img:1")
+	rt.Used = 20 << 20
+	n := newNode(t, rt)
+	bounds := func(memory string) *corev1.ResourceRequirements {
+		q := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memory)}
+		return &corev1.ResourceRequirements{Requests: q, Limits: q}
+	}
+	pod := testPod("a", func(p *corev1.Pod) { p.Spec.Resources = bounds("35Mi") })
+	n.m.Set(Desired{Pod: pod})
+	n.until("ready", func() bool { return n.ready(pod.UID) })
+	for generation, memory := range []string{"10Mi", "30Mi"} {
+		pod = pod.DeepCopy()
+		pod.Spec.Resources, pod.Generation, pod.ResourceVersion = bounds(memory), int64(generation+2), memory
+		n.m.Set(Desired{Pod: pod})
+		if memory == "10Mi" {
+			n.until("refused", func() bool {
+				return slices.ContainsFunc(n.status(pod.UID).Conditions, func(c corev1.PodCondition) bool {
+					return c.Type == corev1.PodResizeInProgress && strings.Contains(c.Message, "attempting to set pod memory limit (10485760) below current usage (20971520)")
+				})
+			})
+		}
+	}
+	n.until("resized", func() bool { return slices.Contains(rt.Calls(), "UpdateContainerResources main 31457280") })
+	n.until("shown", func() bool {
+		st := n.status(pod.UID)
+		return st.Resources != nil && st.Resources.Limits.Memory().String() == "30Mi" && st.AllocatedResources.Memory().String() == "30Mi"
+	})
+}
+
 // A manifest that goes and comes back is the same pod: its containers count on.
 func TestStaticPodComesBack(t *testing.T) {
 	rt := fakecri.New("img:1")

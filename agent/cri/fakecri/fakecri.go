@@ -47,6 +47,9 @@ type Runtime struct {
 	// Features are those of the default handler.
 	Features *runtimeapi.RuntimeHandlerFeatures
 
+	// Used is what statistics say of every pod's memory.
+	Used uint64
+
 	mu         sync.Mutex
 	next       int
 	sandboxes  map[string]*runtimeapi.PodSandboxStatus

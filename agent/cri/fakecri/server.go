@@ -2,6 +2,7 @@ package fakecri
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"google.golang.org/grpc"
@@ -151,6 +152,25 @@ func (r *Runtime) StartContainer(_ context.Context, q *runtimeapi.StartContainer
 		time.AfterFunc(c.script.After, func() { r.Exit(c.Id, c.script.Code, c.script.Reason) })
 	}
 	return &runtimeapi.StartContainerResponse{}, nil
+}
+
+// UpdateContainerResources notes the new memory limit among the calls.
+func (r *Runtime) UpdateContainerResources(_ context.Context, q *runtimeapi.UpdateContainerResourcesRequest) (*runtimeapi.UpdateContainerResourcesResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.containers[q.ContainerId]
+	if c == nil {
+		return nil, notFound(q.ContainerId)
+	}
+	r.calls = append(r.calls, fmt.Sprintf("UpdateContainerResources %s %d", c.Metadata.Name, q.GetLinux().GetMemoryLimitInBytes()))
+	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
+}
+
+// PodSandboxStats answers that the pod uses Used bytes.
+func (r *Runtime) PodSandboxStats(context.Context, *runtimeapi.PodSandboxStatsRequest) (*runtimeapi.PodSandboxStatsResponse, error) {
+	return &runtimeapi.PodSandboxStatsResponse{Stats: &runtimeapi.PodSandboxStats{Linux: &runtimeapi.LinuxPodSandboxStats{
+		Memory: &runtimeapi.MemoryUsage{UsageBytes: &runtimeapi.UInt64Value{Value: r.Used}},
+	}}}, nil
 }
 
 // StopContainer ends the container: at once, or after the timeout when its script is deaf.
