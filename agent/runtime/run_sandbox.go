@@ -48,7 +48,7 @@ func (s *Service) RunPodSandbox(ctx context.Context, req *cri.RunPodSandboxReque
 	defer sb.op.Unlock()
 	s.planNamespaces(sb)
 	var err error
-	if sb.rec.labels, err = newLabels(config.GetLinux().GetSecurityContext().GetSelinuxOptions()); err != nil {
+	if sb.rec.labels, err = s.newLabels(config.GetLinux().GetSecurityContext().GetSelinuxOptions()); err != nil {
 		s.unreserve(name)
 		return nil, err
 	}

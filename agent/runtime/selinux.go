@@ -16,9 +16,31 @@ type labels struct {
 	MountLabel   string `json:"mountLabel,omitempty"`
 }
 
+// labelling tells whether pods get labels: SELinux is on, and its policy knows the labels that it names for containers. On
+// a host with a policy that doesn't, which is not rare outside Red Hat's family, every mount would be refused.
+func labelling() (bool, error) {
+	if !selinux.GetEnabled() {
+		return false, nil
+	}
+	process, file := selinux.ContainerLabels()
+	defer selinux.ReleaseLabel(process)
+	if process == "" || file == "" {
+		return false, errors.New("its policy names no labels for containers (lxc_contexts)")
+	}
+	for _, l := range []string{process, file} {
+		if err := selinux.SecurityCheckContext(l); err != nil {
+			return false, fmt.Errorf("its policy doesn't know the label %s: %w", l, err)
+		}
+	}
+	return true, nil
+}
+
 // newLabels are the policy's labels for containers, changed as asked. The level, which parts pods from each other, is a
 // new one unless it is given; it is in use until releaseLabels.
-func newLabels(asked *cri.SELinuxOption) (labels, error) {
+func (s *Service) newLabels(asked *cri.SELinuxOption) (labels, error) {
+	if !s.selinux {
+		return labels{}, nil
+	}
 	process, mount, err := label.InitLabels(labelOptions(asked))
 	if err != nil {
 		return labels{}, fmt.Errorf("SELinux options of the sandbox: %w: %w", err, errInvalid)

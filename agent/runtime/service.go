@@ -60,6 +60,7 @@ type Service struct {
 	cfg      Config
 	log      *slog.Logger
 	host     spec.Host
+	selinux  bool // pods get labels
 	bootID   string
 	poll     *poll.Poller
 	seccomp  *seccompcache.Cache
@@ -130,6 +131,10 @@ func (s *Service) Run(ctx context.Context, images cri.ImageServiceServer) error 
 		}
 	}
 	s.loadAppArmor()
+	var err error
+	if s.selinux, err = labelling(); err != nil {
+		s.log.Warn("SELinux is on, but pods get no labels: install a policy for containers (container-selinux)", "err", err)
+	}
 	failed := make(chan error, 4)
 	go func() { failed <- s.poll.Run() }()
 	if err := s.connectHolder(); err != nil {
