@@ -13,11 +13,13 @@ const (
 	often = time.Second
 	// rest is how long there must then be no collection.
 	rest = 3 * time.Second
+	// seldom is how often a trim after work is worth it: it costs a collection and the faults that map the program's pages again.
+	seldom = 10 * time.Second
 )
 
 // Breathe sets the garbage collector's percentage: at rest the heap stays small, under load it may grow, which saves up
-// to a fifth of the processor time of sixty pods that start at once. What it has grown by is given back by a trim after the
-// work. It waits for garbage collections; an idle program isn't woken. It blocks until ctx ends.
+// to a fifth of the processor time of sixty pods that start at once. What it has grown by is given back after the work. It
+// waits for garbage collections; an idle program isn't woken. It blocks until ctx ends.
 func Breathe(ctx context.Context, resting, working int) {
 	collected := make(chan struct{}, 1)
 	var ended atomic.Bool
@@ -27,6 +29,7 @@ func Breathe(ctx context.Context, resting, working int) {
 	timer := time.NewTimer(rest)
 	timer.Stop()
 	var b breath
+	var trimmed time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -41,6 +44,10 @@ func Breathe(ctx context.Context, resting, working int) {
 		case <-timer.C:
 			b.working = false
 			debug.SetGCPercent(resting)
+			if time.Since(trimmed) >= seldom {
+				_ = Trim() // a saving that failed is no failure of the program
+				trimmed = time.Now()
+			}
 		}
 	}
 }

@@ -141,10 +141,10 @@ func onCollection(ended *atomic.Bool, tell chan<- struct{}) {
 		if ended.Load() {
 			return
 		}
+		onCollection(ended, tell) // first, or one that follows at once goes by unnoticed
 		select {
 		case tell <- struct{}{}:
 		default:
 		}
-		onCollection(ended, tell)
 	}, tell)
 }
