@@ -25,6 +25,7 @@ import (
 	"k8s.io/component-base/metrics"
 
 	"github.com/mote-edge/mote/controlplane/pki"
+	_ "github.com/mote-edge/mote/controlplane/quietqueues" // the libraries' queues don't wake an idle server
 	"github.com/mote-edge/mote/controlplane/registry"
 	"github.com/mote-edge/mote/internal/version"
 )

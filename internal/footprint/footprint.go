@@ -42,6 +42,9 @@ func Trim() error {
 	}
 	var errs []error
 	for _, a := range areas {
+		// A file that was written in large pieces lies in the page cache in huge pages, and one fault maps two megabytes of it,
+		// nearly all of which the program never looks at. A kernel without huge pages refuses this, and doesn't need it.
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, a.start, a.end-a.start, unix.MADV_NOHUGEPAGE)
 		// Read-only and backed by a file: dropping such a page loses nothing (madvise(2), MADV_DONTNEED).
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, a.start, a.end-a.start, unix.MADV_DONTNEED); errno != 0 {
 			errs = append(errs, fmt.Errorf("unmap %x-%x: %w", a.start, a.end, errno))
