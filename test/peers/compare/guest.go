@@ -30,12 +30,16 @@ func newGuest(ctx context.Context, logs, program string) (*guest, error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the tests' probe: %w: %s", err, out)
 	}
+	sudo := filepath.Join(g.dir, "sudo") // critest loads its AppArmor profiles with it
+	if err := os.WriteFile(sudo, []byte("#!/bin/sh\nexec \"$@\"\n"), 0o755); err != nil {
+		return nil, err
+	}
 	peers := os.Getenv("PEERS")
 	if peers == "" {
 		peers = "/var/tmp/mote-peers/bin"
 	}
 	disk := vm.Disk{Files: []string{
-		program + ":/opt/cri/cri.test", probe + ":/opt/mote/probe",
+		program + ":/opt/cri/cri.test", probe + ":/opt/mote/probe", sudo + ":/usr/local/bin/sudo",
 		peers + ":/var/tmp/mote-peers/bin", filepath.Join(filepath.Dir(peers), "images") + ":/var/tmp/mote-peers/images",
 	}}
 	if err := disk.Make(ctx, filepath.Join(g.dir, "disk.img")); err != nil {
