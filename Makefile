@@ -16,7 +16,7 @@ TOOLS   := $(CURDIR)/$(BIN)/tools
 PLAIN   := ./controlplane/... ./cmd/mote/... ./cmd/mote-agent/... ./cmd/internal/... ./examples/...
 RACE    := ./agent/... ./cni/... ./proxy/... ./internal/...
 
-.PHONY: help deps build programs cross run stop test lint fmt e2e lab lab-down bench chaos vm conformance crossings fuzz cri-compare clean
+.PHONY: help deps build programs cross run stop test lint fmt e2e lab lab-down bench chaos vm vm-conformance conformance crossings fuzz cri-compare clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -74,6 +74,9 @@ vm: programs ## a node in QEMU (kernel 6.1, systemd, cgroup v2): smoke list and 
 
 conformance: programs ## upstream's conformance suite, serial specs included, against the lab (root, 45 minutes); FOCUS and SKIP narrow it
 	@BIN=$(BIN) test/conformance/run
+
+vm-conformance: programs ## upstream's specs of the node against a node in QEMU: kernel 6.1, systemd, cgroup v2 (root, long)
+	@test/conformance/build >/dev/null && test/vm/conformance
 
 crossings: programs ## the upstream kubelet on mote-runtime, and mote agent on containerd, with the specs of test/crossings/smoke (root, long)
 	@test/conformance/build >/dev/null && test/peers/build >/dev/null && test/crossings/run
