@@ -82,13 +82,13 @@ func (n *Node) Programs() map[string][]int {
 func (n *Node) path(name string) string { return filepath.Join(n.cfg.Node.Dir(), name) }
 
 // start runs a program in a session of its own. The lab kills what runs in the node's namespaces.
-func (n *Node) start(log, program string, args ...string) error {
+func (n *Node) start(ctx context.Context, log, program string, args ...string) error {
 	out, err := os.Create(n.path(log))
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	cmd := n.cfg.Node.Command(context.Background(), program, args...)
+	cmd := n.cfg.Node.Command(context.WithoutCancel(ctx), program, args...)
 	cmd.Env = append(os.Environ(), "PATH="+n.cfg.Peers+":"+os.Getenv("PATH")) // containerd looks for its shim there
 	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = out, out, &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -107,7 +107,7 @@ func (n *Node) containerd(ctx context.Context) error {
 	if err := output(n.cfg.Node.Command(ctx, "sh", "-c", "mkdir -p /run/containerd && mount -t tmpfs shims /run/containerd")); err != nil {
 		return err
 	}
-	if err := n.start("containerd.log", filepath.Join(n.cfg.Peers, "containerd"), "--config", n.path("etc/containerd.toml")); err != nil {
+	if err := n.start(ctx, "containerd.log", filepath.Join(n.cfg.Peers, "containerd"), "--config", n.path("etc/containerd.toml")); err != nil {
 		return err
 	}
 	ctr := func(args ...string) error {
@@ -149,7 +149,7 @@ func (n *Node) cgroup(context.Context) error {
 	return nil
 }
 
-func (n *Node) kubelet(context.Context) error {
+func (n *Node) kubelet(ctx context.Context) error {
 	admin := n.cfg.Lab.Kubeconfig()
 	rc, err := n.cfg.Lab.REST()
 	if err != nil {
@@ -165,7 +165,7 @@ func (n *Node) kubelet(context.Context) error {
 	if err := os.WriteFile(n.path("etc/kubelet.yaml"), []byte(text), 0o644); err != nil {
 		return err
 	}
-	return n.start("node.log", filepath.Join(n.cfg.Peers, "kubelet"), "--config", n.path("etc/kubelet.yaml"), "--root-dir", n.path("kubelet"),
+	return n.start(ctx, "node.log", filepath.Join(n.cfg.Peers, "kubelet"), "--config", n.path("etc/kubelet.yaml"), "--root-dir", n.path("kubelet"),
 		"--cert-dir", n.path("kubelet/pki"), "--hostname-override", n.cfg.Node.Name, "--node-ip", n.cfg.Node.IP,
 		"--bootstrap-kubeconfig", admin, "--kubeconfig", n.path("kubelet/kubeconfig"))
 }
