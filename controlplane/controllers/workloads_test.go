@@ -260,6 +260,11 @@ func TestReplicaSetAdoptsAndReleases(t *testing.T) {
 		_, err := client.CoreV1().Pods(ns).Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "orphan", Labels: bare.Labels}, Spec: bare.Spec}, metav1.CreateOptions{})
 		return err
 	})
+	// A controller that hears of the set first makes two pods, and may then delete the orphan as one too many.
+	eventually(t, "the controllers see the orphan", func() error {
+		_, err := server.Informers.Core().V1().Pods().Lister().Pods(ns).Get("orphan")
+		return err
+	})
 	rs, err := client.AppsV1().ReplicaSets(ns).Create(t.Context(), &appsv1.ReplicaSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "web"},
 		Spec:       appsv1.ReplicaSetSpec{Replicas: ptrTo(int32(2)), Selector: selector("web"), Template: bare},
