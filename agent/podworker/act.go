@@ -234,8 +234,8 @@ func (w *worker) remove(p cri.Pod) {
 			w.m.cache.Remove(sb.ID)
 		}
 		if len(errs) == 0 {
-			w.m.unlinkLogs(w.pod)
-			errs = append(errs, os.RemoveAll(w.m.logDir(w.pod)), os.RemoveAll(w.m.podDir(w.uid)))
+			links := fmt.Sprintf("%s_%s_*.log", w.pod.Name, w.pod.Namespace)
+			errs = append(errs, w.m.removeLogDir(w.m.logDir(w.pod), links), os.RemoveAll(w.m.podDir(w.uid)))
 		}
 		err := errors.Join(errs...)
 		w.mu.Lock()

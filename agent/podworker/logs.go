@@ -131,18 +131,15 @@ func (m *Manager) removeLog(pod *corev1.Pod, c *cri.Container) {
 	}
 }
 
-func (m *Manager) unlinkLogs(pod *corev1.Pod) {
-	m.unlink(fmt.Sprintf("%s_%s_*.log", pod.Name, pod.Namespace), m.logDir(pod))
-}
-
-// unlink removes the links of a pattern that lead into a pod's log directory.
-func (m *Manager) unlink(pattern, logDir string) {
+// removeLogDir removes a pod's log directory, and the links of a pattern that lead into it.
+func (m *Manager) removeLogDir(logDir, pattern string) error {
 	links, _ := filepath.Glob(filepath.Join(m.containersDir(), pattern))
 	for _, l := range links {
 		if target, err := os.Readlink(l); err == nil && strings.HasPrefix(target, logDir+"/") {
 			_ = os.Remove(l)
 		}
 	}
+	return os.RemoveAll(logDir)
 }
 
 // loggedPods lists the pods that have a log directory, namespace_name_uid.
@@ -168,8 +165,7 @@ func (m *Manager) removeLogs(uid types.UID) error {
 	}
 	var errs []error
 	for _, dir := range dirs {
-		m.unlink("*.log", dir)
-		errs = append(errs, os.RemoveAll(dir))
+		errs = append(errs, m.removeLogDir(dir, "*.log"))
 	}
 	return errors.Join(errs...)
 }

@@ -241,13 +241,11 @@ func (s *Service) imageVolume(sb *sandbox, c *container, m *cri.Mount, purpose s
 	if purpose == specDraft {
 		return "/", s.checkSubPath(c, img.ID, m.ImageSubPath)
 	}
-	target := filepath.Join(s.cfg.RunDir, "ctr", c.rec.ID, "volumes", fmt.Sprint(len(c.rec.Volumes)))
+	volumes := filepath.Join(s.cfg.RunDir, "ctr", c.rec.ID, "volumes")
+	target := filepath.Join(volumes, fmt.Sprint(len(names(volumes))))
 	if err := os.MkdirAll(target, 0o700); err != nil {
 		return "", err
 	}
-	c.mu.Lock()
-	c.rec.Volumes = append(c.rec.Volumes, target)
-	c.mu.Unlock()
 	users, err := usersOf(sb.config)
 	if err != nil {
 		return "", err

@@ -65,7 +65,6 @@ type containerRecord struct {
 	GID        uint32   `json:"gid"`
 	Groups     []uint32 `json:"groups,omitempty"`
 	StopSignal int      `json:"stopSignal"`
-	Volumes    []string `json:"volumes,omitempty"` // image volumes mounted for it
 	Resources  []byte   `json:"resources,omitempty"`
 	labels
 	_ [0]func() // no comparing

@@ -31,7 +31,7 @@ func (s *Service) settleStart(c *container) bool {
 	}
 	s.log.Info("a container's start was cut short; it can be started again", "container", c.rec.ID)
 	s.undoStart(c)
-	c.rec.State, c.rec.Volumes = stateCreated, nil
+	c.rec.State = stateCreated
 	if err := s.saveContainer(c); err != nil {
 		s.log.Error("checkpoint a container", "container", c.rec.ID, "err", err)
 	}

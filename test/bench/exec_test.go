@@ -5,12 +5,10 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"runtime"
 	"slices"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
@@ -31,7 +29,7 @@ func execs(b *testing.B, l *lab.Lab, c *kubeclient.Client, name string, n int) [
 	url := c.REST(corev1.SchemeGroupVersion).Get().Namespace("default").Resource("pods").Name(name).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Container: "c", Command: []string{"/busybox", "echo", "here"}, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
 	var took []time.Duration
-	err = inside(l.Switch(), func() error {
+	err = lab.Enter(l.Switch(), func() error {
 		for range n {
 			start := time.Now()
 			e, err := remotecommand.NewWebSocketExecutor(rc, http.MethodGet, url.String())
@@ -54,24 +52,4 @@ func execs(b *testing.B, l *lab.Lab, c *kubeclient.Client, name string, n int) [
 	}
 	slices.Sort(took)
 	return took
-}
-
-// inside runs f on a thread that is in a network namespace; a socket stays in the one that it was made in.
-func inside(path string, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			done <- fmt.Errorf("network namespace %s: %w", path, err)
-			return
-		}
-		defer unix.Close(fd)
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter %s: %w", path, err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
 }

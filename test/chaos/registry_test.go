@@ -8,14 +8,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand"
-	"net"
 	"net/http"
 	"os"
 	"runtime"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // registry serves one image over the distribution protocol, at the lab's switch.
@@ -88,7 +85,7 @@ func startRegistry(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	listener, err := listenAt(cluster.Switch(), subnet+".1:0")
+	listener, err := cluster.Listen(subnet + ".1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,30 +96,4 @@ func startRegistry(t *testing.T) {
 	if err := os.WriteFile(place().Dirs.Registries(), []byte(mirror), 0o600); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// listenAt listens in a network namespace: a socket stays in the one that it was made in.
-func listenAt(netns, address string) (net.Listener, error) {
-	type result struct {
-		listener net.Listener
-		err      error
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		fd, err := unix.Open(netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			done <- result{err: err}
-			return
-		}
-		defer unix.Close(fd)
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			done <- result{err: err}
-			return
-		}
-		listener, err := net.Listen("tcp", address)
-		done <- result{listener, err}
-	}()
-	r := <-done
-	return r.listener, r.err
 }

@@ -35,28 +35,40 @@ func (l *Lab) REST() (*rest.Config, error) {
 	return cfg, nil
 }
 
-// dialIn connects from a network namespace. A socket stays in the namespace that it was made in.
-func dialIn(netns, network, address string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result, 1)
+// Listen listens for TCP at the switch: nodes and pods reach it there.
+func (l *Lab) Listen(address string) (listener net.Listener, err error) {
+	err = Enter(l.Switch(), func() (err error) {
+		listener, err = net.Listen("tcp", address)
+		return err
+	})
+	return listener, err
+}
+
+// dialIn connects from a network namespace.
+func dialIn(netns, network, address string) (conn net.Conn, err error) {
+	err = Enter(netns, func() (err error) {
+		conn, err = net.Dial(network, address)
+		return err
+	})
+	return conn, err
+}
+
+// Enter runs f on a thread that is in a network namespace, given by its path. A socket stays in the one that it was made in.
+func Enter(netns string, f func() error) error {
+	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
 		fd, err := unix.Open(netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			done <- result{err: fmt.Errorf("network namespace %s: %w", netns, err)}
+			done <- fmt.Errorf("network namespace %s: %w", netns, err)
 			return
 		}
 		defer unix.Close(fd)
 		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			done <- result{err: fmt.Errorf("enter %s: %w", netns, err)}
+			done <- fmt.Errorf("enter %s: %w", netns, err)
 			return
 		}
-		conn, err := net.Dial(network, address)
-		done <- result{conn, err}
+		done <- f()
 	}()
-	r := <-done
-	return r.conn, r.err
+	return <-done
 }

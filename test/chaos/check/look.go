@@ -9,18 +9,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/mote-edge/mote/agent/runtime/hold"
 	"github.com/mote-edge/mote/internal/layout"
+	"github.com/mote-edge/mote/test/lab"
 )
 
 // Node says where a node's state lies.
@@ -161,26 +160,8 @@ func (n Node) strays(s *State) error {
 	return nil
 }
 
-// Enter runs f on a thread in a process's network namespace.
-func Enter(pid int, f func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			defer unix.Close(fd)
-			err = unix.Setns(fd, unix.CLONE_NEWNET)
-		}
-		if err == nil {
-			err = f()
-		}
-		result <- err
-	}()
-	return <-result
-}
-
 func (n Node) links(s *State) error {
-	return Enter(n.Pid, func() error {
+	return lab.Enter(fmt.Sprintf("/proc/%d/ns/net", n.Pid), func() error {
 		links, err := net.Interfaces()
 		for _, l := range links {
 			if l.Name != "lo" && l.Name != "mote0" && !slices.Contains(n.Uplinks, l.Name) {
