@@ -16,7 +16,8 @@ import (
 
 // container is one container. Lock order: op before mu; neither is held while another container's is taken.
 type container struct {
-	op sync.Mutex // one lifecycle call at a time
+	op      sync.Mutex // one lifecycle call at a time
+	journal journal    // its lock comes before mu
 
 	mu      sync.Mutex // guards what follows
 	rec     containerRecord

@@ -119,11 +119,12 @@ func (s *Service) UpdateContainerResources(_ context.Context, req *cri.UpdateCon
 	}
 	c.mu.Lock()
 	c.rec.Resources = raw
-	if st == stateCreated && c.config.Linux != nil {
+	asked := st == stateCreated && c.config.Linux != nil
+	if asked {
 		c.config.Linux.Resources = merged
 	}
 	c.mu.Unlock()
-	return &cri.UpdateContainerResourcesResponse{}, s.saveContainer(c)
+	return &cri.UpdateContainerResourcesResponse{}, s.saveContainerWith(c, asked)
 }
 
 // mergeResources lays an update over what is in force: zero and empty fields leave it as it is.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,9 +29,20 @@ type execution struct {
 	done  chan struct{}
 }
 
-// saveProcess keeps what a later exec needs to look like the container's own process.
+// processPath is the file in which a later exec finds what it needs to look like the container's own process.
+func (s *Service) processPath(id string) string {
+	return filepath.Join(s.cfg.RunDir, "ctr", id, "process.json")
+}
+
 func (s *Service) saveProcess(id string, p *specs.Process) error {
-	return s.save("p", id, p)
+	raw, err := json.Marshal(p)
+	if err == nil {
+		err = os.WriteFile(s.processPath(id), raw, 0o600) // a start that is cut short here isn't gone on with
+	}
+	if err != nil {
+		return fmt.Errorf("what execs need to know: %w", err)
+	}
+	return nil
 }
 
 // execute starts a command in a container.
@@ -41,7 +53,7 @@ func (s *Service) execute(c *container, cmd []string, streams *stdio) (*executio
 	if st := c.state(); st != stateRunning {
 		return nil, fmt.Errorf("container %q is %s, not running: %w", c.rec.ID, st, errState)
 	}
-	raw, err := os.ReadFile(s.recordPath("p", c.rec.ID))
+	raw, err := os.ReadFile(s.processPath(c.rec.ID))
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %q: %w", c.rec.ID, err)
 	}

@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -91,7 +90,8 @@ func (s *Service) restore(ctx context.Context) error {
 // loadSandbox takes in a checkpoint by the ID that its file is named after: directories are named after it, too.
 func (s *Service) loadSandbox(raw []byte, id string) error {
 	sb := &sandbox{config: &cri.PodSandboxConfig{}}
-	if err := json.Unmarshal(raw, &sb.rec); err != nil {
+	var err error
+	if sb.journal.lines, err = readRecord(raw, &sb.rec, &sb.rec.Config); err != nil {
 		return err
 	}
 	if err := proto.Unmarshal(sb.rec.Config, sb.config); err != nil {
@@ -109,7 +109,8 @@ func (s *Service) loadSandbox(raw []byte, id string) error {
 
 func loadContainer(raw []byte, id string) (*container, error) {
 	var rec containerRecord
-	if err := json.Unmarshal(raw, &rec); err != nil {
+	lines, err := readRecord(raw, &rec, &rec.Config)
+	if err != nil {
 		return nil, err
 	}
 	config := &cri.ContainerConfig{}
@@ -120,7 +121,9 @@ func loadContainer(raw []byte, id string) (*container, error) {
 		return nil, errors.New("incomplete record")
 	}
 	rec.Config = nil
-	return newContainer(rec, config, ""), nil
+	c := newContainer(rec, config, "")
+	c.journal.lines = lines
+	return c, nil
 }
 
 // restoreSandbox checks a sandbox against the kernel.

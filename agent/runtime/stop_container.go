@@ -106,10 +106,8 @@ func (s *Service) removeContainer(ctx context.Context, c *container) error {
 	if err := s.removeRunDir(id); err != nil {
 		return err
 	}
-	for _, kind := range []string{"p", "c"} {
-		if err := s.forget(kind, id); err != nil {
-			return err
-		}
+	if err := s.forget("c", id); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	_, present := s.containers[id]

@@ -55,11 +55,6 @@ func (s *Service) sweep() (found bool) {
 			warn("container state", id, os.RemoveAll(filepath.Join(s.cfg.RunDir, "runc", id)))
 		}
 	}
-	for _, name := range names(filepath.Join(s.cfg.DataDir, "state")) {
-		if id, found := strings.CutPrefix(name, "p-"); found && s.containers[id] == nil {
-			_ = s.forget("p", id)
-		}
-	}
 	if s.holder == nil {
 		return found
 	}
