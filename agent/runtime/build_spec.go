@@ -23,28 +23,36 @@ const (
 	specFinal specPurpose = true  // to start: sources are made and mounted
 )
 
-// buildSpec gathers what the pure builder needs to know and calls it.
+// buildSpec mounts the container's root and makes the specification for it.
 func (s *Service) buildSpec(sb *sandbox, c *container, img image.Image, purpose specPurpose) (*specs.Spec, error) {
 	root, err := s.mountRoot(sb, c)
 	if err != nil {
 		return nil, err
 	}
+	in, err := s.specInput(sb, c, img, purpose)
+	if err != nil {
+		return nil, err
+	}
+	return s.specFor(c, in, root)
+}
+
+// specInput gathers what the pure builder needs to know, but for the root and who is in it.
+func (s *Service) specInput(sb *sandbox, c *container, img image.Image, purpose specPurpose) (in spec.Input, err error) {
 	sc := c.config.GetLinux().GetSecurityContext()
-	in := spec.Input{
-		Host: s.host, Sandbox: sb.config, Container: c.config, Image: img.Config.Config, Rootfs: root,
-		User: spec.User{UID: c.rec.UID, GID: c.rec.GID, Groups: c.rec.Groups}, CgroupPath: c.rec.Cgroup,
+	in = spec.Input{
+		Host: s.host, Sandbox: sb.config, Container: c.config, Image: img.Config.Config, CgroupPath: c.rec.Cgroup,
 		Labels: spec.Labels{Process: c.rec.ProcessLabel, Mount: c.rec.MountLabel},
 	}
 	if in.Namespaces, err = s.namespacesFor(sb, c); err != nil {
-		return nil, err
+		return in, err
 	}
 	if in.Files, err = s.filesFor(sb, sc.GetNamespaceOptions()); err != nil {
-		return nil, err
+		return in, err
 	}
 	for _, m := range c.config.GetMounts() {
 		resolved, err := s.resolveMount(sb, c, m, purpose)
 		if err != nil {
-			return nil, err
+			return in, err
 		}
 		in.Mounts = append(in.Mounts, resolved)
 	}
@@ -52,7 +60,7 @@ func (s *Service) buildSpec(sb *sandbox, c *container, img image.Image, purpose 
 	for _, d := range c.config.GetDevices() {
 		found, err := findDevices(d.HostPath, d.ContainerPath)
 		if err != nil {
-			return nil, fmt.Errorf("device %q: %w", d.HostPath, err)
+			return in, fmt.Errorf("device %q: %w", d.HostPath, err)
 		}
 		for _, each := range found {
 			in.DeviceMode[each.Path] = d.Permissions
@@ -61,9 +69,15 @@ func (s *Service) buildSpec(sb *sandbox, c *container, img image.Image, purpose 
 	}
 	if sc.GetPrivileged() {
 		if in.HostDevs, err = findDevices("/dev", "/dev"); err != nil {
-			return nil, fmt.Errorf("host devices: %w", err)
+			return in, fmt.Errorf("host devices: %w", err)
 		}
 	}
+	return in, nil
+}
+
+// specFor is the specification with what was looked up in the root.
+func (s *Service) specFor(c *container, in spec.Input, root string) (*specs.Spec, error) {
+	in.Rootfs, in.User = root, spec.User{UID: c.rec.UID, GID: c.rec.GID, Groups: c.rec.Groups}
 	out, err := spec.Build(in)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errInvalid, err)

@@ -3,10 +3,14 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -56,11 +60,20 @@ func (s *Service) CreateContainer(_ context.Context, req *cri.CreateContainerReq
 		return nil, err
 	}
 	c := newContainer(rec, proto.CloneOf(config), logPath(sb.config, config))
-	if err := s.prepareRoot(sb, c, img); err != nil {
+	// Whatever the start would refuse in the configuration is refused here.
+	in, err := s.specInput(sb, c, img, specDraft)
+	if err != nil {
 		return nil, err
 	}
-	// Whatever the start would refuse in the configuration is refused here.
-	if _, err := s.buildSpec(sb, c, img, specDraft); err != nil {
+	points, err := s.mountPoints(in)
+	if err != nil {
+		return nil, err
+	}
+	root, err := s.prepareRoot(sb, c, img, points)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.specFor(c, in, root); err != nil {
 		return nil, err
 	}
 	if err := s.saveContainer(c); err != nil {
@@ -115,29 +128,66 @@ func imageName(asked *cri.ImageSpec, img image.Image) string {
 	return img.RepoTags[0]
 }
 
-// prepareRoot makes the writable layer, mounts it and looks up the user in it.
-func (s *Service) prepareRoot(sb *sandbox, c *container, img image.Image) error {
-	if err := s.cfg.Images.Prepare(img.ID, c.rec.ID); err != nil {
-		return err
+// mountPoints are the paths at which a container's mounts will be made in its root, as far as it is certain by now whether they
+// are files or directories. What is mounted below another mount needs no point in the root.
+func (s *Service) mountPoints(in spec.Input) ([]image.MountPoint, error) {
+	if in.Namespaces.User != "" {
+		return nil, nil // such a root has its layers mapped, and its own points
+	}
+	mounts, err := spec.Mounts(in)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errInvalid, err)
+	}
+	uncertain := map[string]bool{}
+	for _, m := range in.Mounts {
+		if m.GetImage().GetImage() != "" && m.ImageSubPath != "" { // a draft doesn't say what is there
+			uncertain[path.Clean(m.ContainerPath)] = true
+		}
+	}
+	var out []image.MountPoint
+	for _, m := range mounts {
+		point := image.MountPoint{Path: path.Clean(m.Destination)}
+		below := slices.ContainsFunc(mounts, func(other specs.Mount) bool {
+			return strings.HasPrefix(point.Path, strings.TrimSuffix(path.Clean(other.Destination), "/")+"/")
+		})
+		if below || uncertain[point.Path] {
+			continue
+		}
+		if m.Type == "bind" {
+			info, err := os.Stat(m.Source)
+			if err != nil {
+				continue // it is made when the container starts
+			}
+			point.File = !info.IsDir()
+		}
+		out = append(out, point)
+	}
+	return out, nil
+}
+
+// prepareRoot makes the writable layer, mounts it and looks up the user in it. It returns where it is mounted.
+func (s *Service) prepareRoot(sb *sandbox, c *container, img image.Image, points []image.MountPoint) (string, error) {
+	if err := s.cfg.Images.Prepare(img.ID, c.rec.ID, points); err != nil {
+		return "", err
 	}
 	root, err := s.mountRoot(sb, c)
 	if err != nil {
-		return err
+		return "", err
 	}
 	passwd, err := readInRoot(root, "etc/passwd")
 	if err != nil {
-		return err
+		return "", err
 	}
 	group, err := readInRoot(root, "etc/group")
 	if err != nil {
-		return err
+		return "", err
 	}
 	user, err := spec.ResolveUser(c.config.GetLinux().GetSecurityContext(), img.Config.Config.User, passwd, group)
 	if err != nil {
-		return err
+		return "", err
 	}
 	c.rec.UID, c.rec.GID, c.rec.Groups = user.UID, user.GID, user.Groups
-	return nil
+	return root, nil
 }
 
 func logPath(sandbox *cri.PodSandboxConfig, config *cri.ContainerConfig) string {

@@ -70,43 +70,43 @@ func sameUsers(users *namespace.Users, m *cri.Mount) bool {
 	return users != nil && same(m.UidMappings, users.UID) && same(m.GidMappings, users.GID)
 }
 
-// mountRoot mounts a container's root filesystem and returns where. One with users of its own is mounted outside the
-// image store, whose directories are closed to them.
+// mountRoot mounts a container's root filesystem and returns where. Only the root of a user namespace, which is nobody special
+// on the host, may walk there: to others it would open what is in the container, setuid programs included.
 func (s *Service) mountRoot(sb *sandbox, c *container) (string, error) {
 	users, err := usersOf(sb.config)
-	if err != nil || users == nil {
-		if err != nil {
-			return "", err
-		}
-		return s.cfg.Images.Mount(c.rec.ID, c.rec.MountLabel)
+	if err != nil {
+		return "", err
 	}
-	dir := filepath.Join(s.cfg.RunDir, "ctr", c.rec.ID)
-	target := filepath.Join(dir, "rootfs")
-	if err := os.MkdirAll(target, 0o711); err != nil {
+	mode := os.FileMode(0o700)
+	if users != nil {
+		mode = 0o711
+	}
+	target := s.rootDir(c.rec.ID)
+	if err := os.MkdirAll(target, mode); err != nil {
 		return "", fmt.Errorf("root filesystem: %w", err)
 	}
-	return target, s.cfg.Images.MountMapped(c.rec.ID, target, c.rec.MountLabel, mapping(sb, users))
+	if users != nil {
+		return target, s.cfg.Images.MountMapped(c.rec.ID, target, c.rec.MountLabel, mapping(sb, users))
+	}
+	return target, s.cfg.Images.Mount(c.rec.ID, target, c.rec.MountLabel)
 }
+
+// rootDir is where a container's root filesystem is mounted.
+func (s *Service) rootDir(id string) string { return filepath.Join(s.cfg.RunDir, "ctr", id, "rootfs") }
 
 func mapping(sb *sandbox, users *namespace.Users) image.Mapping {
 	return image.Mapping{Namespace: sb.rec.UserPath, UID: int(users.UID), GID: int(users.GID)}
 }
 
-func (s *Service) unmountRoot(id string) error {
-	if err := image.UnmountPath(filepath.Join(s.cfg.RunDir, "ctr", id, "rootfs")); err != nil {
-		return err
-	}
-	return s.cfg.Images.Unmount(id)
-}
+func (s *Service) unmountRoot(id string) error { return image.UnmountPath(s.rootDir(id)) }
 
 // removeRoot takes a container's root filesystem away, writable layer and all. None is success.
 func (s *Service) removeRoot(id string) error {
-	dir := filepath.Join(s.cfg.RunDir, "ctr", id)
-	if err := image.UnmountPath(filepath.Join(dir, "rootfs")); err != nil {
+	if err := s.unmountRoot(id); err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(dir, "rootfs")); err == nil {
-		_ = os.Remove(dir)
+	if err := os.Remove(s.rootDir(id)); err == nil {
+		_ = os.Remove(filepath.Dir(s.rootDir(id))) // unless something else is in it
 	}
 	return s.cfg.Images.RemoveSnapshot(id)
 }

@@ -202,13 +202,11 @@ func TestDiskFull(t *testing.T) {
 			if n := len(s.List()); n != 1 {
 				t.Errorf("%d images", n)
 			}
-			must(t, s.Prepare(g.host+"/small:1", "c"))
-			root, err := s.Mount("c", "")
-			must(t, err)
+			root := mountSnapshot(t, s, g.host+"/small:1", "c")
 			if b, err := os.ReadFile(filepath.Join(root, "f")); err != nil || string(b) != "small" {
 				t.Errorf("the image that was there: %q, %v", b, err)
 			}
-			must(t, s.RemoveSnapshot("c"))
+			must(t, errors.Join(UnmountPath(root), s.RemoveSnapshot("c")))
 			must(t, os.Remove(ballast))
 			if name == "download" {
 				return // its blob and its files need 48 MiB at once

@@ -409,7 +409,7 @@ func TestSlowPullBlocksNobody(t *testing.T) {
 		pulled <- err
 	}()
 	<-asked
-	if err := s.Prepare("other", "c"); err != nil {
+	if err := s.Prepare("other", "c", nil); err != nil {
 		t.Error(err)
 	}
 	if err := s.RemoveSnapshot("c"); err != nil {

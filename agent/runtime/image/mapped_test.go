@@ -47,7 +47,7 @@ func TestMountMapped(t *testing.T) {
 	if _, err := s.Import(context.Background(), bytes.NewReader(dockerArchive(t, "example/mapped:1", layer))); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Prepare("example/mapped:1", "m1"); err != nil {
+	if err := s.Prepare("example/mapped:1", "m1", nil); err != nil {
 		t.Fatal(err)
 	}
 	target := t.TempDir()

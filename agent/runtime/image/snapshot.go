@@ -19,6 +19,7 @@ type Snapshot struct {
 	Key     string   `json:"key"`
 	ImageID string   `json:"imageID"`
 	DiffIDs []string `json:"diffIDs"`
+	Points  string   `json:"points,omitempty"` // the set of mount points below the image
 }
 
 var keyPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`) })
@@ -30,8 +31,9 @@ func (s *Store) snapDir(key string) (string, error) {
 	return s.path("snapshots", key), nil
 }
 
-// Prepare makes a snapshot of an image under key (a container ID). Repeating it with the same image is success.
-func (s *Store) Prepare(imageID, key string) error {
+// Prepare makes a snapshot of an image under key (a container ID), for a container that will mount at points. Repeating it with
+// the same image and points is success.
+func (s *Store) Prepare(imageID, key string, points []MountPoint) error {
 	dir, err := s.snapDir(key)
 	if err != nil {
 		return err
@@ -42,11 +44,17 @@ func (s *Store) Prepare(imageID, key string) error {
 	if err != nil {
 		return err
 	}
-	data, err := json.Marshal(Snapshot{Key: key, ImageID: img.ID, DiffIDs: img.DiffIDs})
+	s.points.use.RLock() // until the snapshot says which set it has
+	defer s.points.use.RUnlock()
+	set, err := s.ensurePoints(&img, points)
 	if err != nil {
 		return fmt.Errorf("snapshot %s: %w", key, err)
 	}
-	for _, d := range []string{dir, filepath.Join(dir, "upper"), filepath.Join(dir, "work"), filepath.Join(dir, "rootfs")} {
+	data, err := json.Marshal(Snapshot{Key: key, ImageID: img.ID, DiffIDs: img.DiffIDs, Points: set})
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", key, err)
+	}
+	for _, d := range []string{dir, filepath.Join(dir, "upper"), filepath.Join(dir, "work")} {
 		mode := os.FileMode(0o755) // upper's mode becomes the container's "/"
 		if d == dir {
 			mode = 0o700
@@ -62,30 +70,32 @@ func (s *Store) Prepare(imageID, key string) error {
 	return nil
 }
 
-// Mount mounts the snapshot and returns its root directory; label, if not empty, is what SELinux knows its files by.
-// Mounting twice is success.
-func (s *Store) Mount(key, label string) (string, error) {
+// Mount mounts the snapshot at target, a directory that the caller makes and unmounts; label, if not empty, is what SELinux
+// knows its files by. Mounting twice is success.
+func (s *Store) Mount(key, target, label string) error {
 	dir, err := s.snapDir(key)
 	if err != nil {
-		return "", err
+		return err
+	}
+	if mounted, err := isMounted(target); err != nil || mounted {
+		return err
 	}
 	snap, err := readSnapshot(dir)
 	if err != nil {
-		return "", err
-	}
-	target := filepath.Join(dir, "rootfs")
-	if mounted, err := isMounted(target); err != nil || mounted {
-		return target, err
+		return err
 	}
 	lower, err := s.lower(snap.DiffIDs)
 	if err != nil {
-		return "", err
+		return err
+	}
+	if snap.Points != "" {
+		lower = append(lower, s.pointsDir(snap.Points))
 	}
 	opts := labelled(label, map[string]string{"upperdir": filepath.Join(dir, "upper"), "workdir": filepath.Join(dir, "work")})
 	if err := mountOverlay(lower, opts, target, 0); err != nil {
-		return "", fmt.Errorf("mount snapshot %s: %w", key, err)
+		return fmt.Errorf("mount snapshot %s: %w", key, err)
 	}
-	return target, nil
+	return nil
 }
 
 // MountImage mounts an image read-only at target, for image volumes.
@@ -121,15 +131,6 @@ func (s *Store) mountImage(imageID, target string, overlay func(lower []string) 
 	return nil
 }
 
-// Unmount takes the snapshot's mount away and keeps its files. Not mounted is success.
-func (s *Store) Unmount(key string) error {
-	dir, err := s.snapDir(key)
-	if err != nil {
-		return err
-	}
-	return UnmountPath(filepath.Join(dir, "rootfs"))
-}
-
 // UnmountPath detaches whatever is mounted at path. Nothing there is success.
 func UnmountPath(path string) error {
 	for {
@@ -145,13 +146,13 @@ func UnmountPath(path string) error {
 	}
 }
 
-// RemoveSnapshot unmounts a snapshot and deletes its files. None is success.
+// RemoveSnapshot deletes the files of a snapshot, which isn't mounted any more. None is success.
 func (s *Store) RemoveSnapshot(key string) error {
 	dir, err := s.snapDir(key)
 	if err != nil {
 		return err
 	}
-	if err := s.Unmount(key); err != nil {
+	if err := UnmountPath(filepath.Join(dir, "rootfs")); err != nil { // where runtimes before this one mounted it
 		return err
 	}
 	if err := os.RemoveAll(dir); err != nil {

@@ -7,7 +7,8 @@
 //	layers/<diff ID>/fs           an unpacked layer; renamed into place after its filesystem was synced
 //	layers/<diff ID>/{layer.json,sums}   what it held, to check it after a power cut
 //	blobs/<algorithm>-<digest>    a layer on its way, perhaps in part: kept over restarts until it is unpacked
-//	snapshots/<key>/{upper,work,rootfs,snapshot.json}
+//	snapshots/<key>/{upper,work,snapshot.json}
+//	points/<set>                  mount points, the lowest layer of the snapshots that mount there
 //	boot.json                     how the last run ended
 //	archives.json                 which archives were imported at the start
 //	tmp/                          work in progress; emptied by Open
@@ -80,6 +81,7 @@ type Store struct {
 	removal  sync.RWMutex
 	busyMu   sync.Mutex
 	busy     map[string]int // layers of images that are being added
+	points   pointSets
 
 	downloads, unpacks chan struct{}
 	decoders           sync.Pool    // of zstd; collected when nobody unpacks
@@ -114,7 +116,7 @@ func Open(cfg Config) (*Store, error) {
 	if err := s.emptyTmp(); err != nil {
 		return nil, fmt.Errorf("empty the image store's work directory: %w", err)
 	}
-	for _, d := range []string{"images", "layers", "blobs", "snapshots", "tmp"} {
+	for _, d := range []string{"images", "layers", "blobs", "snapshots", "points", "tmp"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return nil, fmt.Errorf("create the image store: %w", err)
 		}
@@ -130,7 +132,7 @@ func Open(cfg Config) (*Store, error) {
 	if err := s.load(); err != nil {
 		return nil, err
 	}
-	return s, s.dropOld()
+	return s, errors.Join(s.dropOld(), s.sweepPoints(0))
 }
 
 // emptyTmp removes half-done work and half-written files. A view of the layers may be mounted in it, left by a runtime that died: deleting

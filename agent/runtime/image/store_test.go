@@ -122,20 +122,9 @@ func TestImportDockerArchiveAndMount(t *testing.T) {
 	if len(refs) != 1 || refs[0] != "docker.io/example/app:1" {
 		t.Fatalf("refs %v", refs)
 	}
-	if err := s.Prepare("example/app:1", "c1"); err != nil {
-		t.Fatal(err)
-	}
-	root, err := s.Mount("c1", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.RemoveSnapshot("c1"); err != nil {
-			t.Error(err)
-		}
-	})
-	if again, err := s.Mount("c1", ""); err != nil || again != root {
-		t.Fatalf("second mount: %q, %v", again, err)
+	root := mountSnapshot(t, s, "example/app:1", "c1")
+	if err := s.Mount("c1", root, ""); err != nil {
+		t.Fatalf("second mount: %v", err)
 	}
 	for path, want := range map[string]string{"etc/a": "base", "hard": "base", "opt/new": "new"} {
 		if got, err := os.ReadFile(filepath.Join(root, path)); err != nil || string(got) != want {
@@ -310,11 +299,12 @@ func TestManyLayersMount(t *testing.T) {
 	if _, err := s.Import(context.Background(), bytes.NewReader(dockerArchive(t, "deep", layers...))); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Prepare("deep", "deep"); err != nil {
+	if err := s.Prepare("deep", "deep", nil); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.RemoveSnapshot("deep") })
-	root, err := s.Mount("deep", "")
+	root := t.TempDir()
+	t.Cleanup(func() { UnmountPath(root); s.RemoveSnapshot("deep") })
+	err := s.Mount("deep", root, "")
 	if errors.Is(err, unix.EINVAL) {
 		t.Skip("this kernel is older than 6.5")
 	}

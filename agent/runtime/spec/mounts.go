@@ -19,6 +19,12 @@ type Mount struct {
 	Mapped       bool // its files belong to the container's users: an id-mapped mount
 }
 
+// Mounts are the mounts of the specification that Build makes, in their order.
+func Mounts(in Input) ([]specs.Mount, error) {
+	out, _, err := mounts(in, in.Container.GetLinux().GetSecurityContext().GetPrivileged())
+	return out, err
+}
+
 func mounts(in Input, privileged bool) ([]specs.Mount, string, error) {
 	out := systemMounts(in, privileged)
 	taken := map[string]bool{}
