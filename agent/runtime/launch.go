@@ -139,6 +139,9 @@ func (s *Service) launch(id string, sp *specs.Spec, io *stdio) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", errInvalid, err)
 	}
+	if err := s.viewCgroups(id, config); err != nil {
+		return 0, err
+	}
 	if err := s.seccomp.Ensure(config.Seccomp); err != nil {
 		s.log.Warn("seccomp cache; the filter is compiled at each start instead", "err", err)
 	}

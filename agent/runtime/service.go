@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/cgroups"
 	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming"
@@ -73,6 +74,8 @@ type Service struct {
 	trim     *footprint.Trimmer
 	strays   strays
 	launches chan struct{} // one place for each start that may be under way
+
+	hierarchies []cgroups.Mount // of cgroup v1
 	usersState
 
 	mu         sync.RWMutex
@@ -115,6 +118,9 @@ func New(cfg Config) (*Service, error) {
 		cfg: cfg, log: cfg.Log, bootID: string(boot[:36]), poll: poller, seccomp: filters, host: findHost(),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]string{},
 		launches: make(chan struct{}, launchesPerCPU*goruntime.NumCPU()),
+	}
+	if s.hierarchies, err = hierarchies(s.host.CgroupV2); err != nil {
+		cfg.Log.Warn("list cgroup v1's hierarchies; each container's start will do it", "err", err)
 	}
 	s.net = network.New(cfg.CNIConfDir, cfg.CNIBinDirs, filepath.Join(cfg.RunDir, "cni-cache"))
 	return s, nil

@@ -175,3 +175,54 @@ func TestLogRotation(t *testing.T) {
 		t.Errorf("a long line came back with %d bytes", len(long))
 	}
 }
+
+// A container sees its own cgroup of every hierarchy, read-only, under the names that programs look for; a privileged one may
+// write; and none of these mounts reaches the host.
+func TestCgroupView(t *testing.T) {
+	needsControllers(t)
+	p := newPod(t, func(c *api.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true })
+	limited := func(privileged bool) *ctr {
+		return p.run("sleep 1000", func(c *api.ContainerConfig) {
+			c.Linux.SecurityContext.Privileged = privileged
+			c.Linux.Resources = &api.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
+		})
+	}
+	c := limited(false)
+	out, _, _ := c.exec("sh", "-c", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null")
+	if out != "67108864\n" {
+		t.Errorf("the limit as the container sees it: %q", out)
+	}
+	for _, file := range []string{"/sys/fs/cgroup/new", "/sys/fs/cgroup/memory/new", "/sys/fs/cgroup/pids/new"} {
+		if out, _, code := c.exec("sh", "-c", "mkdir -p "+file+" && echo made"); code == 0 {
+			t.Errorf("mkdir %s: %q", file, out)
+		}
+	}
+	w := limited(true)
+	if out, errs, code := w.exec("sh", "-c", "d=/sys/fs/cgroup/memory; [ -d $d ] || d=/sys/fs/cgroup; mkdir $d/new && rmdir $d/new"); code != 0 {
+		t.Errorf("a privileged container: %q %q", out, errs)
+	}
+	hierarchies, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+		for _, h := range hierarchies {
+			name := filepath.Base(filepath.Dir(h))
+			if name == "unified" { // cgroup v2 beside v1; it isn't anybody's to see
+				continue
+			}
+			if out, _, _ := c.exec("cat", "/sys/fs/cgroup/"+name+"/cgroup.procs"); !strings.HasPrefix(out, "1\n") {
+				t.Errorf("hierarchy %s: its processes are %q, want the container's own", name, out)
+			}
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, c.id) && strings.Contains(line, "cgroup") {
+			t.Errorf("on the host: %s", line)
+		}
+	}
+}

@@ -3,12 +3,14 @@
 // package as soon as those that it imports are, so that gRPC, the CRI types and the rest of the runtime are never
 // initialised in such a process. That takes a millisecond off each start and exec.
 //
-// Reads:  the program's arguments, and what libcontainer sent.
-// Writes: what libcontainer sets up; it doesn't return when the program was run for this.
+// Reads:  the program's arguments, what libcontainer sent, and what View.Write left beside the container's root.
+// Writes: what libcontainer sets up, and the view of the cgroups; it doesn't return when the program was run for this.
 package reexec
 
 import (
+	"fmt"
 	"os"
+	"strconv"
 
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins namespaces before Go starts
@@ -16,6 +18,20 @@ import (
 
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
+		// libcontainer starts this in the container's root, seen from the host; an exec has none.
+		if os.Getenv("_LIBCONTAINER_INITTYPE") == "standard" {
+			if err := assemble(".."); err != nil {
+				complain(err)
+				os.Exit(1)
+			}
+		}
 		libcontainer.Init()
+	}
+}
+
+// complain says what is wrong in libcontainer's way, for the runtime's log: standard error is the container's.
+func complain(err error) {
+	if fd, convErr := strconv.Atoi(os.Getenv("_LIBCONTAINER_LOGPIPE")); convErr == nil {
+		fmt.Fprintf(os.NewFile(uintptr(fd), "log"), "{\"level\":\"error\",\"msg\":%q}\n", "the container's view of its cgroups: "+err.Error())
 	}
 }
