@@ -25,56 +25,69 @@ const (
 
 // Main runs the plugin as the CNI_* variables say, prints its result and exits.
 func Main() {
-	skel.PluginMainFuncs(skel.CNIFuncs{Add: add, Del: del, Check: check, GC: gc, Status: status},
-		cniversion.PluginSupports("0.4.0", "1.0.0", "1.1.0"), "mote-cni: bridge network, addresses and host ports for Mote's pods; run by a container runtime (CNI)")
+	printed := func(args *skel.CmdArgs) error {
+		result, err := add(context.Background(), args)
+		if err != nil {
+			return err
+		}
+		return result.Print()
+	}
+	skel.PluginMainFuncs(skel.CNIFuncs{Add: printed, Del: withContext(del), Check: withContext(check), GC: withContext(gc), Status: withContext(status)},
+		versions(), "mote-cni: bridge network, addresses and host ports for Mote's pods; run by a container runtime (CNI)")
 }
 
-func add(args *skel.CmdArgs) (err error) {
-	ctx := context.Background()
+func versions() cniversion.PluginInfo { return cniversion.PluginSupports("0.4.0", "1.0.0", "1.1.0") }
+
+func withContext(f func(context.Context, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
+	return func(args *skel.CmdArgs) error { return f(context.Background(), args) }
+}
+
+// add attaches a pod. The result is in the version of the configuration.
+func add(ctx context.Context, args *skel.CmdArgs) (_ types.Result, err error) {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ns, err := openNetns(args.Netns)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer ns.Close()
 	ports, err := c.ports()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	bridge, err := ensureNode(ctx, c, false)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	store, err := openStore(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	rec, err := allocate(ctx, store, ipam.Record{
 		ContainerID: args.ContainerID, IfName: args.IfName, Netns: args.Netns,
 		HostIf: hostIfName(args.ContainerID, args.IfName), Ports: ports,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			if undo := detach(ctx, store, rec); undo != nil {
+			if undo := detach(context.WithoutCancel(ctx), store, rec); undo != nil {
 				err = types.NewError(codeOf(err), fmt.Sprintf("%v; undoing it failed too: %v", err, undo), "run DEL")
 			}
 		}
 	}()
 	if err := connectPod(c, rec, bridge, ns); err != nil {
-		return err
+		return nil, err
 	}
 	if len(ports) > 0 {
 		if err := addHostPorts(ctx, c, rec); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return types.PrintResult(result(c, rec), c.CNIVersion)
+	return result(c, rec).GetAsVersion(c.CNIVersion)
 }
 
 // codeOf keeps the code of a CNI error that others have been joined to.
@@ -133,8 +146,7 @@ func allocate(ctx context.Context, store *ipam.Store, rec ipam.Record) (ipam.Rec
 	return got, nil
 }
 
-func del(args *skel.CmdArgs) error {
-	ctx := context.Background()
+func del(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err
@@ -184,7 +196,7 @@ func detachAll(ctx context.Context, store *ipam.Store, gone func(ipam.Record) bo
 	return errors.Join(errs...)
 }
 
-func check(args *skel.CmdArgs) error {
+func check(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err
@@ -215,12 +227,12 @@ func check(args *skel.CmdArgs) error {
 		return err
 	}
 	if len(rec.Ports) > 0 {
-		return checkHostPorts(context.Background(), rec)
+		return checkHostPorts(ctx, rec)
 	}
 	return nil
 }
 
-func gc(args *skel.CmdArgs) error {
+func gc(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err
@@ -229,7 +241,7 @@ func gc(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	err = detachAll(context.Background(), store, func(r ipam.Record) bool {
+	err = detachAll(ctx, store, func(r ipam.Record) bool {
 		return !slices.Contains(c.ValidAttachments, types.GCAttachment{ContainerID: r.ContainerID, IfName: r.IfName})
 	})
 	if tidied := store.Tidy(); tidied != nil {
@@ -242,7 +254,7 @@ func gc(args *skel.CmdArgs) error {
 const statusInterval = time.Minute
 
 // status also mends: bridge, sysctls and rules are set up again if somebody took them away.
-func status(args *skel.CmdArgs) error {
+func status(ctx context.Context, args *skel.CmdArgs) error {
 	c, err := parseConfig(args.StdinData)
 	if err != nil {
 		return err
@@ -252,7 +264,7 @@ func status(args *skel.CmdArgs) error {
 			return nil
 		}
 	}
-	if err := repair(context.Background(), c); err != nil {
+	if err := repair(ctx, c); err != nil {
 		return types.NewError(types.ErrPluginNotAvailable, err.Error(), "")
 	}
 	return nil

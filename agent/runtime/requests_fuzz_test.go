@@ -73,7 +73,7 @@ func unstarted(tb testing.TB) *Service {
 	}
 	cfg := Config{DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"), CNIConfDir: dir, CDIDirs: []string{dir}, Images: store}
 	s := &Service{
-		cfg: cfg, log: slog.New(slog.DiscardHandler), bootID: "boot", poll: poller, host: findHost(), net: network.New(dir, nil, dir),
+		cfg: cfg, log: slog.New(slog.DiscardHandler), bootID: "boot", poll: poller, host: findHost(), net: network.New(dir, nil, dir, nil),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]string{},
 	}
 	if s.stream, err = streaming.NewServer(streaming.DefaultConfig, streams{s}); err != nil {

@@ -41,15 +41,16 @@ import (
 
 // Config is what the runtime runs with.
 type Config struct {
-	DataDir    string   // Data/runtime
-	RunDir     string   // Run
-	CNIConfDir string   // Data/cni/net.d
-	CNIBinDirs []string // where plugins are looked for, in order
-	CDIDirs    []string // where devices are described, the more important last; empty: /etc/cdi, /run/cdi
-	HoldSocket string   // Run/hold.sock
-	HoldLock   int      // our share of the holder's lock (hold.InheritedLock), or -1
-	Holder     string   // path of mote-hold, to become it and for shared PID namespaces
-	Args       []string // our own command line, for the same purpose
+	DataDir    string                    // Data/runtime
+	RunDir     string                    // Run
+	CNIConfDir string                    // Data/cni/net.d
+	CNIBinDirs []string                  // where plugins are looked for, in order
+	CNIPlugins map[string]network.Plugin // those that are called in this process, by type
+	CDIDirs    []string                  // where devices are described, the more important last; empty: /etc/cdi, /run/cdi
+	HoldSocket string                    // Run/hold.sock
+	HoldLock   int                       // our share of the holder's lock (hold.InheritedLock), or -1
+	Holder     string                    // path of mote-hold, to become it and for shared PID namespaces
+	Args       []string                  // our own command line, for the same purpose
 	Images     *image.Store
 	Version    string
 	Log        *slog.Logger
@@ -122,7 +123,7 @@ func New(cfg Config) (*Service, error) {
 	if s.hierarchies, err = hierarchies(s.host.CgroupV2); err != nil {
 		cfg.Log.Warn("list cgroup v1's hierarchies; each container's start will do it", "err", err)
 	}
-	s.net = network.New(cfg.CNIConfDir, cfg.CNIBinDirs, filepath.Join(cfg.RunDir, "cni-cache"))
+	s.net = network.New(cfg.CNIConfDir, cfg.CNIBinDirs, filepath.Join(cfg.RunDir, "cni-cache"), cfg.CNIPlugins)
 	return s, nil
 }
 

@@ -22,8 +22,10 @@ import (
 	"github.com/mote-edge/mote/agent/runtime"
 	"github.com/mote-edge/mote/agent/runtime/hold"
 	"github.com/mote-edge/mote/agent/runtime/image"
+	"github.com/mote-edge/mote/agent/runtime/network"
 	_ "github.com/mote-edge/mote/agent/runtime/reexec" // a container's first step ends there, before main
 	"github.com/mote-edge/mote/agent/runtime/seccompcache"
+	"github.com/mote-edge/mote/cni"
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/internal/version"
 )
@@ -89,7 +91,7 @@ func run(args []string, lock int) error {
 		*binDirs = []string{filepath.Dir(self), "/opt/cni/bin"}
 	}
 	cfg := runtime.Config{
-		DataDir: dirs.Runtime(), RunDir: dirs.Run, CNIConfDir: *confDir, CNIBinDirs: *binDirs, CDIDirs: *cdiDirs,
+		DataDir: dirs.Runtime(), RunDir: dirs.Run, CNIConfDir: *confDir, CNIBinDirs: *binDirs, CNIPlugins: map[string]network.Plugin{"mote-cni": cni.Call}, CDIDirs: *cdiDirs,
 		HoldSocket: dirs.HoldSocket(), HoldLock: lock, Holder: holder, Args: append([]string{self}, args[1:]...),
 		Version: strings.TrimPrefix(version.Version, "v"), Log: log,
 	}

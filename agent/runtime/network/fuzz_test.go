@@ -55,7 +55,7 @@ func FuzzConfig(f *testing.F) {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if conf, err := New(dir, []string{dir}, dir).Config(); err == nil && len(conf.Plugins) == 0 && !list {
+		if conf, err := New(dir, []string{dir}, dir, nil).Config(); err == nil && len(conf.Plugins) == 0 && !list {
 			t.Errorf("a configuration without plugins: %s", b)
 		}
 	})

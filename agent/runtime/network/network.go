@@ -39,9 +39,9 @@ type CNI struct {
 // ErrNone: there is no configuration (yet).
 var ErrNone = errors.New("cni plugin not initialized")
 
-// New returns the caller of the plugins in binDirs. It looks at nothing yet.
-func New(confDir string, binDirs []string, cacheDir string) *CNI {
-	return &CNI{confDir: confDir, cni: libcni.NewCNIConfigWithCacheDir(binDirs, cacheDir, nil)}
+// New returns the caller of the plugins in binDirs, and of those that are built in, by their type. It looks at nothing yet.
+func New(confDir string, binDirs []string, cacheDir string, builtIn map[string]Plugin) *CNI {
+	return &CNI{confDir: confDir, cni: libcni.NewCNIConfigWithCacheDir(binDirs, cacheDir, newCaller(builtIn))}
 }
 
 // Config returns the first configuration in the directory, in the order of names.

@@ -22,7 +22,7 @@ func TestParseRate(t *testing.T) {
 // What libcni remembers of a sandbox that nobody knows any more is reason to have the plugins look.
 func TestStale(t *testing.T) {
 	dir := t.TempDir()
-	n := New(dir, nil, dir)
+	n := New(dir, nil, dir, nil)
 	if n.Stale(nil) {
 		t.Error("stale without any attachment")
 	}
@@ -53,7 +53,7 @@ func TestCollects(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got := New(dir, nil, dir).Collects(); got != want {
+		if got := New(dir, nil, dir, nil).Collects(); got != want {
 			t.Errorf("%s: %v, want %v", conf, got, want)
 		}
 	}
