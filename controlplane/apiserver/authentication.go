@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"net/http"
 	"time"
 
 	"k8s.io/apiserver/pkg/apis/apiserver"
@@ -19,11 +20,15 @@ import (
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 
 	"github.com/mote-edge/mote/controlplane/apiserver/bootstraptoken"
+	"github.com/mote-edge/mote/controlplane/apiserver/clientcert"
 	"github.com/mote-edge/mote/controlplane/apiserver/satoken"
 )
 
 // tokenCacheTTL spares a signature check and a few look-ups per request. It is also how long a token outlives its pod.
 const tokenCacheTTL = 10 * time.Second
+
+// remoteUser is the header in which the front proxy says for whom it asks.
+const remoteUser = "X-Remote-User"
 
 // frontProxyName is the common name of the aggregator's client certificate.
 const frontProxyName = "front-proxy-client"
@@ -39,7 +44,7 @@ func (s *Server) authentication(c *genericapiserver.Config, clientCA, proxyCA dy
 	}
 	headers := &authenticatorfactory.RequestHeaderConfig{
 		CAContentProvider:   proxyCA,
-		UsernameHeaders:     headerrequest.StaticStringSlice{"X-Remote-User"},
+		UsernameHeaders:     headerrequest.StaticStringSlice{remoteUser},
 		UIDHeaders:          headerrequest.StaticStringSlice{"X-Remote-Uid"},
 		GroupHeaders:        headerrequest.StaticStringSlice{"X-Remote-Group"},
 		ExtraHeaderPrefixes: headerrequest.StaticStringSlice{"X-Remote-Extra-"},
@@ -51,9 +56,9 @@ func (s *Server) authentication(c *genericapiserver.Config, clientCA, proxyCA dy
 		authenticator.WrapAudienceAgnosticToken(audiences, bootstraptoken.New(s.objects.Secret)),
 	), true, tokenCacheTTL, 0)
 	auth := group.NewAuthenticatedGroupAdder(union.New(
-		authenticator.WrapAudienceAgnosticRequest(audiences, headerrequest.NewDynamicVerifyOptionsSecure(
-			proxyCA.VerifyOptions, headers.AllowedClientNames, headers.UsernameHeaders, headers.UIDHeaders, headers.GroupHeaders, headers.ExtraHeaderPrefixes)),
-		x509.NewDynamic(clientCA.VerifyOptions, x509.CommonNameUserConversion),
+		authenticator.WrapAudienceAgnosticRequest(audiences, onBehalf{headerrequest.NewDynamicVerifyOptionsSecure(
+			proxyCA.VerifyOptions, headers.AllowedClientNames, headers.UsernameHeaders, headers.UIDHeaders, headers.GroupHeaders, headers.ExtraHeaderPrefixes)}),
+		clientcert.New(clientCA.VerifyOptions, x509.CommonNameUserConversion),
 		bearertoken.New(tokens),
 		websocket.NewProtocolAuthenticator(tokens),
 	))
@@ -65,4 +70,15 @@ func (s *Server) authentication(c *genericapiserver.Config, clientCA, proxyCA dy
 	c.Authentication.APIAudiences = audiences
 	c.Authentication.RequestHeaderConfig = headers
 	return nil
+}
+
+// onBehalf asks the front proxy's authenticator about requests that name somebody else alone: it looks at the certificate first,
+// and every client's would be held against the front proxy's authority on each request.
+type onBehalf struct{ authenticator.Request }
+
+func (a onBehalf) AuthenticateRequest(req *http.Request) (*authenticator.Response, bool, error) {
+	if req.Header.Get(remoteUser) == "" {
+		return nil, false, nil
+	}
+	return a.Request.AuthenticateRequest(req)
 }
