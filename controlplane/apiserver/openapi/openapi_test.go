@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"github.com/mote-edge/mote/controlplane/registry"
 )
@@ -79,7 +80,7 @@ func TestConverterAgreesWithLibrary(t *testing.T) {
 		},
 		&corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, Data: map[string]string{"x": "y"}},
 	} {
-		a, err := ours.ObjectToTyped(o)
+		a, err := ours.ObjectToTyped(o, typed.AllowDuplicates) // unvalidated, see there
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,9 +100,15 @@ func TestConverterAgreesWithLibrary(t *testing.T) {
 			t.Errorf("%T: fields %v, the library's %v", o, setA, setB)
 		}
 	}
+	twice := &corev1.Service{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}, {Port: 80}}}}
+	if _, err := ours.ObjectToTyped(twice); err == nil {
+		t.Error("duplicates are accepted where they aren't allowed")
+	}
 	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": "p"}, "spec": map[string]any{"wrong": 1}}}
-	if _, err := ours.ObjectToTyped(u); err == nil {
-		t.Error("an unknown field is accepted")
+	for _, opts := range [][]typed.ValidationOptions{nil, {typed.AllowDuplicates}} {
+		if _, err := ours.ObjectToTyped(u, opts...); err == nil {
+			t.Errorf("an unknown field is accepted with %v", opts)
+		}
 	}
 	u.SetGroupVersionKind(schema.GroupVersionKind{Group: "none", Version: "v1", Kind: "None"})
 	if _, err := ours.ObjectToTyped(u); err == nil {
