@@ -41,6 +41,7 @@ var lean = sync.OnceFunc(func() {
 		string(features.EtcdRangeStream):                     false, // the direct client has no streams for reads
 		string(features.ConcurrentWatchObjectDecode):         false, // two goroutines a watch, for slow conversion webhooks
 		string(features.UnknownVersionInteroperabilityProxy): false,
+		string(features.WatchListCompression):                false, // compresses each event of a watch that began with a list, for hours
 	}))
 	metrics.SetDisabledMetrics(costlyMetrics)
 	// Our own clients needn't be warned of what our own code sends.
