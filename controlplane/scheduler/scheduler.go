@@ -14,6 +14,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -47,6 +48,7 @@ type Scheduler struct {
 	cfg         Config
 	broadcaster record.EventBroadcaster
 	recorder    record.EventRecorder
+	lull        *lull // of the events that broadcaster posts
 	queue       *queue
 	state       *state
 	volumes     *volumes
@@ -74,7 +76,8 @@ func New(cfg Config) (*Scheduler, error) {
 	}
 	if s.recorder == nil {
 		s.broadcaster = record.NewBroadcaster()
-		s.recorder = s.broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: cfg.Name})
+		s.lull = &lull{now: time.Now}
+		s.recorder = lullRecorder{s.broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: cfg.Name}), s.lull}
 	}
 	s.synced = append(s.synced,
 		cfg.Informers.Core().V1().Namespaces().Informer().HasSynced,
@@ -87,7 +90,7 @@ func New(cfg Config) (*Scheduler, error) {
 // Run schedules pods until ctx is done.
 func (s *Scheduler) Run(ctx context.Context) error {
 	if s.broadcaster != nil {
-		s.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.cfg.Client.CoreV1().Events("")})
+		s.broadcaster.StartRecordingToSink(lullSink{&typedcorev1.EventSinkImpl{Interface: s.cfg.Client.CoreV1().Events("")}, ctx, s.lull})
 		defer s.broadcaster.Shutdown()
 	}
 	s.cfg.Informers.StartWithContext(ctx)
