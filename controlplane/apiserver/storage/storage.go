@@ -203,6 +203,7 @@ func (b *Backend) cached(config *storagebackend.ConfigForResource, prefix string
 		IndexerFuncs:        triggers,
 		Indexers:            indexers,
 		Codec:               config.Codec,
+		Clock:               beat{},
 	})
 	if err != nil {
 		closeRaw()
