@@ -143,6 +143,9 @@ func (s *Server) aggregate(config genericapiserver.Config, next *genericapiserve
 	if err := s.frontProxy.Export(cert, key); err != nil {
 		return nil, err
 	}
+	config.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
+		return genericapiserver.DefaultBuildHandlerChain(openapi.NewFront(api, next.UnprotectedHandler(), extensions.GenericAPIServer.UnprotectedHandler()), c)
+	}
 	namer := openapinamer.NewDefinitionNamer(aggregatorscheme.Scheme)
 	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(aggregatoropenapi.GetOpenAPIDefinitions, namer)
 	c := aggregator.Config{
@@ -154,10 +157,12 @@ func (s *Server) aggregate(config genericapiserver.Config, next *genericapiserve
 			ProxyClientKeyFile:  key,
 		},
 	}
-	a, err := c.Complete().NewWithDelegate(next)
+	chain := openapi.Hide(next)
+	a, err := c.Complete().NewWithDelegate(chain)
 	if err != nil {
 		return nil, err
 	}
+	chain.Now()
 	a.GenericAPIServer.ShutdownTimeout = stopRequests
 	return a, s.register(a, next, extensions.Informers.Apiextensions().V1().CustomResourceDefinitions())
 }
