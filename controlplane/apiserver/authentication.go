@@ -57,7 +57,8 @@ func (s *Server) authentication(c *genericapiserver.Config, clientCA, proxyCA dy
 	), true, tokenCacheTTL, 0)
 	auth := group.NewAuthenticatedGroupAdder(union.New(
 		authenticator.WrapAudienceAgnosticRequest(audiences, onBehalf{headerrequest.NewDynamicVerifyOptionsSecure(
-			proxyCA.VerifyOptions, headers.AllowedClientNames, headers.UsernameHeaders, headers.UIDHeaders, headers.GroupHeaders, headers.ExtraHeaderPrefixes)}),
+			proxyCA.VerifyOptions, headers.AllowedClientNames, headers.UsernameHeaders, headers.UIDHeaders, headers.GroupHeaders, headers.ExtraHeaderPrefixes,
+		)}),
 		clientcert.New(clientCA.VerifyOptions, x509.CommonNameUserConversion),
 		bearertoken.New(tokens),
 		websocket.NewProtocolAuthenticator(tokens),

@@ -74,7 +74,8 @@ func newBed(roots *stdx509.CertPool) *bed {
 		x509.UserConversionFunc(func(chain []*stdx509.Certificate) (*authenticator.Response, bool, error) {
 			b.count++
 			return x509.CommonNameUserConversion(chain)
-		}))
+		}),
+	)
 	return b
 }
 
