@@ -44,6 +44,8 @@ type Tree struct {
 	mu    sync.Mutex
 	tiers bool
 	made  map[types.UID]made // what was made last, so that it isn't made twice in a pod's start
+	// making has those that are being made: closed when they are.
+	making map[types.UID]chan struct{}
 	// burstable remembers the CPU requests of the burstable pods, in thousandths: their sum weighs the tier.
 	burstable map[types.UID]int64
 }
@@ -70,7 +72,7 @@ func New(cfg Config) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tree{cfg: cfg, hier: h, burstable: map[types.UID]int64{}, made: map[types.UID]made{}}, nil
+	return &Tree{cfg: cfg, hier: h, burstable: map[types.UID]int64{}, made: map[types.UID]made{}, making: map[types.UID]chan struct{}{}}, nil
 }
 
 // V2 tells whether the node runs pure cgroup v2.
@@ -123,9 +125,8 @@ func (t *Tree) ensureTiers() error {
 // cgroup_parent. Idempotent.
 func (t *Tree) Ensure(pod *corev1.Pod) (string, error) {
 	p, limits := t.PodPath(pod), PodLimits(pod, t.cfg)
-	t.mu.Lock()
-	was := t.made[pod.UID]
-	t.mu.Unlock()
+	was := t.begin(pod.UID)
+	defer t.end(pod.UID)
 	if was.path != p || !reflect.DeepEqual(was.limits, limits) || !t.hier.exists(p) {
 		if err := t.ensure(p, limits); err != nil {
 			return "", fmt.Errorf("cgroup of pod %s/%s: %w", pod.Namespace, pod.Name, err)
@@ -141,6 +142,28 @@ func (t *Tree) Ensure(pod *corev1.Pod) (string, error) {
 		}
 	}
 	return p, nil
+}
+
+// begin waits until nobody else ensures the pod's cgroup, and returns what was made last: a pod's volumes and its sandbox are
+// begun at the same time, and both need it. Its end must follow.
+func (t *Tree) begin(uid types.UID) made {
+	t.mu.Lock()
+	for t.making[uid] != nil {
+		other := t.making[uid]
+		t.mu.Unlock()
+		<-other
+		t.mu.Lock()
+	}
+	defer t.mu.Unlock()
+	t.making[uid] = make(chan struct{})
+	return t.made[uid]
+}
+
+func (t *Tree) end(uid types.UID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	close(t.making[uid])
+	delete(t.making, uid)
 }
 
 func (t *Tree) ensure(p string, l Limits) error {

@@ -186,3 +186,33 @@ func TestTreeOnTheKernel(t *testing.T) {
 		}
 	}
 }
+
+// A kill between a cpuset's creation and its CPUs must not leave a tier below which no pod can start.
+func TestCpusetOfHalfMadeParent(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("cgroups need root")
+	}
+	tree, err := New(Config{Root: fmt.Sprintf("/mote-cpusettest-%d", os.Getpid())})
+	if err != nil || tree.hier.v1["cpuset"] == "" {
+		t.Skipf("no v1 cpuset here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := tree.hier.remove(tree.cfg.Root); err != nil {
+			t.Error(err)
+		}
+	})
+	tier := filepath.Join(tree.hier.v1["cpuset"], tree.tierPath(corev1.PodQOSBestEffort))
+	if err := os.MkdirAll(tier, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tree.Ensure(pod("c", container("", ""))); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{tier, filepath.Join(tier, "podc")} {
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+			if got, err := readTrimmed(dir, file); err != nil || got == "" {
+				t.Errorf("%s of %s: %q, %v", file, dir, got, err)
+			}
+		}
+	}
+}

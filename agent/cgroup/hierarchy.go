@@ -100,25 +100,36 @@ func (h hierarchies) create(cg string) error {
 	if h.v2 {
 		return h.createV2(cg)
 	}
+	made := map[string]bool{} // two controllers may share a mount, cpu and cpuacct mostly do
 	for _, controller := range tierControllers {
 		mount := h.v1[controller]
-		if mount == "" {
+		if mount == "" || made[mount] {
 			continue
 		}
-		if controller == "cpuset" {
-			if err := createCpuset(mount, cg); err != nil {
-				return err
-			}
-			continue
+		made[mount] = true
+		level := makeV1
+		if mount == h.v1["cpuset"] {
+			level = makeCpuset
 		}
-		if err := os.MkdirAll(filepath.Join(mount, cg), 0o755); err != nil {
+		if err := level(mount, strings.Trim(cg, "/")); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// createCpuset makes each level and copies its parent's CPUs and memory nodes: a v1 cpuset without them takes no task.
+// makeV1 makes a cgroup, and its parents only when they turn out to be missing: a pod's are there.
+func makeV1(mount, cg string) error {
+	err := os.Mkdir(filepath.Join(mount, cg), 0o755)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case errors.Is(err, fs.ErrNotExist) && cg != "":
+		return os.MkdirAll(filepath.Join(mount, cg), 0o755)
+	}
+	return err
+}
+
 // exists tells whether a cgroup is there, by one hierarchy: they are made and removed together.
 func (h hierarchies) exists(cg string) bool {
 	mounts := h.all()
@@ -137,32 +148,51 @@ func (h hierarchies) exists(cg string) bool {
 	return err == nil
 }
 
-func createCpuset(mount, cg string) error {
-	dir := mount
-	for _, part := range strings.Split(strings.Trim(cg, "/"), "/") {
-		parent := dir
-		dir = filepath.Join(dir, part)
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+// makeCpuset makes a cgroup with its parent's CPUs and memory nodes: a v1 cpuset without them takes no task. A parent that is
+// missing, or has none itself, is made first.
+func makeCpuset(mount, cg string) error {
+	if cg == "" || cg == "." {
+		return nil
+	}
+	dir, parent := filepath.Join(mount, cg), filepath.Dir(cg)
+	err := os.Mkdir(dir, 0o755)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeCpuset(mount, parent); err != nil {
 			return err
 		}
-		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
-			have, err := os.ReadFile(filepath.Join(dir, file))
-			if err != nil {
+		err = os.Mkdir(dir, 0o755)
+	}
+	there := errors.Is(err, fs.ErrExist)
+	if err != nil && !there {
+		return err
+	}
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		if there { // one that is new has none
+			if have, err := readTrimmed(dir, file); err != nil {
 				return err
-			}
-			if strings.TrimSpace(string(have)) != "" {
+			} else if have != "" {
 				continue
 			}
-			value, err := os.ReadFile(filepath.Join(parent, file))
-			if err != nil {
-				return err
+		}
+		value, err := readTrimmed(filepath.Join(mount, parent), file)
+		if err == nil && value == "" && parent != "." {
+			if err = makeCpuset(mount, parent); err == nil {
+				value, err = readTrimmed(filepath.Join(mount, parent), file)
 			}
-			if err := writeFile(dir, file, strings.TrimSpace(string(value))); err != nil {
-				return err
-			}
+		}
+		if err != nil {
+			return err
+		}
+		if err := writeFile(dir, file, value); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func readTrimmed(dir, file string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, file))
+	return strings.TrimSpace(string(b)), err
 }
 
 // createV2 makes each level and hands the controllers down to it.
