@@ -67,6 +67,24 @@ func (c *Cache) Owner(id string) (types.UID, bool) {
 	return uid, ok
 }
 
+// Started tells whether the runtime's events have told already that a container has started, or a sandbox and which address
+// it has: whoever started it needn't ask. A sandbox without an address may be one whose event came too early.
+func (c *Cache) Started(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.pods[c.uids[id]]
+	if e == nil {
+		return false
+	}
+	for _, s := range e.Sandboxes {
+		if s.ID == id {
+			return s.State >= Running && len(s.IPs) > 0
+		}
+	}
+	x := e.ByID(id)
+	return x != nil && x.State >= Running
+}
+
 // SetSandbox merges what the runtime says of a sandbox, and of the containers in it when it says so.
 func (c *Cache) SetSandbox(s *runtimeapi.PodSandboxStatus, containers []*runtimeapi.ContainerStatus) {
 	uid := types.UID(s.GetMetadata().GetUid())

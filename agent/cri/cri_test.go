@@ -126,3 +126,33 @@ func TestCacheOnlyGrows(t *testing.T) {
 		t.Error("a removed container came back")
 	}
 }
+
+// What events have told needn't be asked for again.
+func TestStarted(t *testing.T) {
+	cache := cri.NewCache(nil)
+	show := func(ip string, s runtimeapi.PodSandboxState, c runtimeapi.ContainerState) {
+		cache.SetSandbox(&runtimeapi.PodSandboxStatus{
+			Id: "s", Metadata: &runtimeapi.PodSandboxMetadata{Uid: "u", Name: "p", Namespace: "n"}, State: s,
+			Network: &runtimeapi.PodSandboxNetworkStatus{Ip: ip},
+		}, []*runtimeapi.ContainerStatus{{Id: "c", Metadata: &runtimeapi.ContainerMetadata{Name: "main"}, State: c}})
+	}
+	for _, c := range []struct {
+		ip                       string
+		sandbox                  runtimeapi.PodSandboxState
+		container                runtimeapi.ContainerState
+		wantSandbox, wantStarted bool
+	}{
+		{"", runtimeapi.PodSandboxState_SANDBOX_READY, runtimeapi.ContainerState_CONTAINER_CREATED, false, false}, // the address isn't known yet
+		{"10.0.0.1", runtimeapi.PodSandboxState_SANDBOX_READY, runtimeapi.ContainerState_CONTAINER_CREATED, true, false},
+		{"10.0.0.1", runtimeapi.PodSandboxState_SANDBOX_READY, runtimeapi.ContainerState_CONTAINER_RUNNING, true, true},
+		{"10.0.0.1", runtimeapi.PodSandboxState_SANDBOX_NOTREADY, runtimeapi.ContainerState_CONTAINER_EXITED, true, true}, // it was, and says so
+	} {
+		show(c.ip, c.sandbox, c.container)
+		if s, x := cache.Started("s"), cache.Started("c"); s != c.wantSandbox || x != c.wantStarted {
+			t.Errorf("%+v: sandbox started %v, container %v", c, s, x)
+		}
+	}
+	if cache.Started("other") {
+		t.Error("something unknown has started")
+	}
+}

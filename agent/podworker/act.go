@@ -123,8 +123,10 @@ func (w *worker) runSandbox(pod *corev1.Pod, a Action) {
 		w.sandboxFailed(pod, "FailedCreatePodSandBox", errors.New("Failed to create pod sandbox: "+cri.Text(err)))
 		return
 	}
-	if err := w.m.cri.RefreshSandbox(ctx, w.m.cache, r.GetPodSandboxId()); err != nil {
-		w.m.log.Warn("status of a new sandbox", "pod", ref(pod), "err", err) // its event tells the same
+	if !w.m.cache.Started(r.GetPodSandboxId()) {
+		if err := w.m.cri.RefreshSandbox(ctx, w.m.cache, r.GetPodSandboxId()); err != nil {
+			w.m.log.Warn("status of a new sandbox", "pod", ref(pod), "err", err) // its event tells the same
+		}
 	}
 	w.done(func() { w.sandboxBusy, w.sandboxTries, w.sandboxConfig = false, 0, cfg })
 }

@@ -111,13 +111,15 @@ func (m *Manager) containersDir() string {
 }
 
 func (m *Manager) linkLog(pod *corev1.Pod, container, id string, attempt uint32) {
-	dir := m.containersDir()
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		m.log.Debug("directory of log links", "err", err)
-		return
+	link := filepath.Join(m.containersDir(), fmt.Sprintf("%s_%s_%s-%s.log", pod.Name, pod.Namespace, container, id))
+	target := filepath.Join(m.logDir(pod), criconfig.LogName(container, attempt))
+	err := os.Symlink(target, link)
+	if errors.Is(err, os.ErrNotExist) { // the first one
+		if err = os.MkdirAll(m.containersDir(), 0o755); err == nil {
+			err = os.Symlink(target, link)
+		}
 	}
-	link := filepath.Join(dir, fmt.Sprintf("%s_%s_%s-%s.log", pod.Name, pod.Namespace, container, id))
-	if err := os.Symlink(filepath.Join(m.logDir(pod), criconfig.LogName(container, attempt)), link); err != nil && !os.IsExist(err) {
+	if err != nil && !errors.Is(err, os.ErrExist) {
 		m.log.Debug("log link", "err", err)
 	}
 }

@@ -165,8 +165,10 @@ func (s *starter) run(ctx context.Context) (string, error) {
 			return id, callFailed(runError, id, err)
 		}
 	}
-	if err := m.cri.RefreshContainer(ctx, m.cache, s.pod.UID, s.a.ID, id); err != nil {
-		m.log.Warn("status of a started container", "pod", ref(s.pod), "container", s.spec.Name, "err", err)
+	if !m.cache.Started(id) {
+		if err := m.cri.RefreshContainer(ctx, m.cache, s.pod.UID, s.a.ID, id); err != nil {
+			m.log.Warn("status of a started container", "pod", ref(s.pod), "container", s.spec.Name, "err", err)
+		}
 	}
 	s.event(corev1.EventTypeNormal, "Started", "Container started")
 	m.linkLog(s.pod, s.spec.Name, id, s.a.Attempt)
@@ -394,15 +396,21 @@ func (s *starter) files(mounts []*runtimeapi.Mount) ([]*runtimeapi.Mount, error)
 	}
 	if path := s.spec.TerminationMessagePath; path != "" {
 		file := filepath.Join(dir, fmt.Sprintf("%d.message", s.a.Attempt))
-		if err := os.WriteFile(file, nil, 0o666); err != nil {
-			return nil, fmt.Errorf("termination message file: %w", err)
-		}
-		if err := os.Chmod(file, 0o666); err != nil { // whoever the container runs as may write it, whatever our umask
+		if err := emptyFile(file, 0o666); err != nil { // whoever the container runs as may write it, whatever our umask
 			return nil, fmt.Errorf("termination message file: %w", err)
 		}
 		mounts = append(mounts, &runtimeapi.Mount{ContainerPath: path, HostPath: file, SelinuxRelabel: true})
 	}
 	return mounts, nil
+}
+
+// emptyFile makes a file of exactly this mode, or empties it.
+func emptyFile(path string, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(mode), f.Close())
 }
 
 func writeIfChanged(path, text string, mode os.FileMode) error {
