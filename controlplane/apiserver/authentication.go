@@ -16,12 +16,14 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/x509"
 	tokencache "k8s.io/apiserver/pkg/authentication/token/cache"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 
 	"github.com/mote-edge/mote/controlplane/apiserver/bootstraptoken"
 	"github.com/mote-edge/mote/controlplane/apiserver/clientcert"
 	"github.com/mote-edge/mote/controlplane/apiserver/satoken"
+	"github.com/mote-edge/mote/controlplane/deepstack"
 )
 
 // tokenCacheTTL spares a signature check and a few look-ups per request. It is also how long a token outlives its pod.
@@ -67,7 +69,7 @@ func (s *Server) authentication(c *genericapiserver.Config, clientCA, proxyCA dy
 		// Bad credentials are an error; only their absence makes a request anonymous.
 		auth = union.NewFailOnError(auth, anonymous.NewAuthenticator([]apiserver.AnonymousAuthCondition{}))
 	}
-	c.Authentication.Authenticator = auth
+	c.Authentication.Authenticator = roomy{auth}
 	c.Authentication.APIAudiences = audiences
 	c.Authentication.RequestHeaderConfig = headers
 	return nil
@@ -80,6 +82,16 @@ type onBehalf struct{ authenticator.Request }
 func (a onBehalf) AuthenticateRequest(req *http.Request) (*authenticator.Response, bool, error) {
 	if req.Header.Get(remoteUser) == "" {
 		return nil, false, nil
+	}
+	return a.Request.AuthenticateRequest(req)
+}
+
+// roomy is the first that a request comes to of what is ours, in the goroutine that most of it runs in.
+type roomy struct{ authenticator.Request }
+
+func (a roomy) AuthenticateRequest(req *http.Request) (*authenticator.Response, bool, error) {
+	if info, ok := request.RequestInfoFrom(req.Context()); !ok || info.Verb != "watch" {
+		deepstack.Reserve()
 	}
 	return a.Request.AuthenticateRequest(req)
 }

@@ -17,6 +17,8 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+
+	"github.com/mote-edge/mote/controlplane/deepstack"
 )
 
 // installer puts API groups on a generic server, as the server's own InstallAPIGroups does, but with a type converter
@@ -93,7 +95,7 @@ func (i *installer) version(g *genericapiserver.APIGroupInfo, gv schema.GroupVer
 		MetaGroupVersion:            g.MetaGroupVersion,
 		ParameterCodec:              g.ParameterCodec,
 		Serializer:                  g.NegotiatedSerializer,
-		Creater:                     g.Scheme,
+		Creater:                     roomyCreater{g.Scheme},
 		Convertor:                   g.Scheme,
 		ConvertabilityChecker:       g.Scheme,
 		UnsafeConvertor:             runtime.UnsafeObjectConvertor(g.Scheme),
@@ -134,4 +136,12 @@ func servedVersions(g *genericapiserver.APIGroupInfo, group string) map[string][
 		}
 	}
 	return served
+}
+
+// roomyCreater makes the empty object that a create begins with, in the goroutine that the rest of it runs in.
+type roomyCreater struct{ runtime.ObjectCreater }
+
+func (c roomyCreater) New(kind schema.GroupVersionKind) (runtime.Object, error) {
+	deepstack.Reserve()
+	return c.ObjectCreater.New(kind)
 }

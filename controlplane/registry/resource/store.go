@@ -13,6 +13,8 @@ import (
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/mote-edge/mote/controlplane/deepstack"
 )
 
 // REST is a generic store that also knows the names that clients may use.
@@ -54,6 +56,7 @@ func (r *Edit) Get(ctx context.Context, name string, options *metav1.GetOptions)
 func (r *Edit) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc,
 	updateValidation rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions,
 ) (runtime.Object, bool, error) {
+	deepstack.Reserve() // the server runs updates in goroutines of their own
 	// A subresource never creates its object.
 	return r.store.Update(ctx, name, objInfo, createValidation, updateValidation, false, options)
 }
