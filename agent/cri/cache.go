@@ -2,8 +2,10 @@ package cri
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -20,6 +22,8 @@ type Cache struct {
 	mu   sync.Mutex
 	pods map[types.UID]*entry
 	uids map[string]types.UID // sandbox or container ID → pod
+	// awaited has those who wait for a sandbox or container to have started, by its ID.
+	awaited map[string][]chan struct{}
 }
 
 type entry struct {
@@ -29,7 +33,7 @@ type entry struct {
 
 // NewCache returns an empty cache.
 func NewCache(changed func(types.UID)) *Cache {
-	return &Cache{Changed: changed, pods: map[types.UID]*entry{}, uids: map[string]types.UID{}}
+	return &Cache{Changed: changed, pods: map[types.UID]*entry{}, uids: map[string]types.UID{}, awaited: map[string][]chan struct{}{}}
 }
 
 // Get returns a snapshot of one pod; the zero Pod (with its UID) when the runtime has nothing of it.
@@ -67,11 +71,40 @@ func (c *Cache) Owner(id string) (types.UID, bool) {
 	return uid, ok
 }
 
-// Started tells whether the runtime's events have told already that a container has started, or a sandbox and which address
-// it has: whoever started it needn't ask. A sandbox without an address may be one whose event came too early.
-func (c *Cache) Started(id string) bool {
+// eventWait is how long the event of a start may take to come after the call that started it. mote-runtime sends it first, but
+// on another stream.
+const eventWait = 20 * time.Millisecond
+
+// Started waits a moment for the runtime's event that a container has started, or a sandbox and which address it has, and
+// tells whether it has come: whoever started it needn't ask then. A sandbox without an address may be one whose event came too
+// early.
+func (c *Cache) Started(ctx context.Context, id string) bool {
+	c.mu.Lock()
+	if c.started(id) {
+		c.mu.Unlock()
+		return true
+	}
+	come := make(chan struct{})
+	c.awaited[id] = append(c.awaited[id], come)
+	c.mu.Unlock()
+	timer := time.NewTimer(eventWait)
+	defer timer.Stop()
+	select {
+	case <-come:
+		return true
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.awaited[id] = slices.DeleteFunc(c.awaited[id], func(x chan struct{}) bool { return x == come })
+	if len(c.awaited[id]) == 0 {
+		delete(c.awaited, id)
+	}
+	return c.started(id)
+}
+
+func (c *Cache) started(id string) bool {
 	e := c.pods[c.uids[id]]
 	if e == nil {
 		return false
@@ -83,6 +116,18 @@ func (c *Cache) Started(id string) bool {
 	}
 	x := e.ByID(id)
 	return x != nil && x.State >= Running
+}
+
+// tell wakes those who wait for what has started now. The lock is held.
+func (c *Cache) tell() {
+	for id, waiting := range c.awaited {
+		if c.started(id) {
+			for _, come := range waiting {
+				close(come)
+			}
+			delete(c.awaited, id)
+		}
+	}
 }
 
 // SetSandbox merges what the runtime says of a sandbox, and of the containers in it when it says so.
@@ -105,6 +150,7 @@ func (c *Cache) SetSandbox(s *runtimeapi.PodSandboxStatus, containers []*runtime
 		}
 		changed = c.putContainer(e, next) || changed
 	}
+	c.tell()
 	c.dropEmpty(e)
 	c.mu.Unlock()
 	if changed && c.Changed != nil {
@@ -122,6 +168,7 @@ func (c *Cache) SetContainer(uid types.UID, sandboxID string, s *runtimeapi.Cont
 		e.Namespace, e.Name = s.GetLabels()[LabelPodNamespace], s.GetLabels()[LabelPodName]
 	}
 	changed := c.putContainer(e, next)
+	c.tell()
 	c.dropEmpty(e)
 	c.mu.Unlock()
 	if changed && c.Changed != nil {

@@ -148,11 +148,25 @@ func TestStarted(t *testing.T) {
 		{"10.0.0.1", runtimeapi.PodSandboxState_SANDBOX_NOTREADY, runtimeapi.ContainerState_CONTAINER_EXITED, true, true}, // it was, and says so
 	} {
 		show(c.ip, c.sandbox, c.container)
-		if s, x := cache.Started("s"), cache.Started("c"); s != c.wantSandbox || x != c.wantStarted {
+		if s, x := cache.Started(t.Context(), "s"), cache.Started(t.Context(), "c"); s != c.wantSandbox || x != c.wantStarted {
 			t.Errorf("%+v: sandbox started %v, container %v", c, s, x)
 		}
 	}
-	if cache.Started("other") {
+	if cache.Started(t.Context(), "other") {
 		t.Error("something unknown has started")
+	}
+	// One that comes within the moment is waited for, by however many ask.
+	cache = cri.NewCache(nil)
+	show("10.0.0.1", runtimeapi.PodSandboxState_SANDBOX_READY, runtimeapi.ContainerState_CONTAINER_CREATED)
+	told := make(chan bool)
+	for range 2 {
+		go func() { told <- cache.Started(t.Context(), "c") }()
+	}
+	time.Sleep(time.Millisecond)
+	show("10.0.0.1", runtimeapi.PodSandboxState_SANDBOX_READY, runtimeapi.ContainerState_CONTAINER_RUNNING)
+	for range 2 {
+		if !<-told {
+			t.Error("an event that came was not waited for")
+		}
 	}
 }

@@ -123,7 +123,7 @@ func (w *worker) runSandbox(pod *corev1.Pod, a Action) {
 		w.sandboxFailed(pod, "FailedCreatePodSandBox", errors.New("Failed to create pod sandbox: "+cri.Text(err)))
 		return
 	}
-	if !w.m.cache.Started(r.GetPodSandboxId()) {
+	if pod.Spec.HostNetwork || !w.m.cache.Started(ctx, r.GetPodSandboxId()) { // that one has no address to wait for
 		if err := w.m.cri.RefreshSandbox(ctx, w.m.cache, r.GetPodSandboxId()); err != nil {
 			w.m.log.Warn("status of a new sandbox", "pod", ref(pod), "err", err) // its event tells the same
 		}

@@ -165,7 +165,7 @@ func (s *starter) run(ctx context.Context) (string, error) {
 			return id, callFailed(runError, id, err)
 		}
 	}
-	if !m.cache.Started(id) {
+	if !m.cache.Started(ctx, id) {
 		if err := m.cri.RefreshContainer(ctx, m.cache, s.pod.UID, s.a.ID, id); err != nil {
 			m.log.Warn("status of a started container", "pod", ref(s.pod), "container", s.spec.Name, "err", err)
 		}
