@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -43,6 +44,9 @@ func (w *worker) act(a Action, p cri.Pod) {
 	case Release:
 		w.releasing = true
 		go w.release(w.pod)
+	case Reset:
+		w.resetting = true
+		go w.reset(w.pod, a)
 	}
 }
 
@@ -181,6 +185,47 @@ func (w *worker) stopSandbox(id string) {
 			return
 		}
 		w.noteStopped(id)
+	})
+}
+
+// reset removes the containers of a pod that starts over. Their logs stay: they are all that tells why.
+func (w *worker) reset(pod *corev1.Pod, a Action) {
+	var failed error
+	for _, c := range slices.Concat(a.Remove, a.Sources) {
+		ctx, cancel := context.WithTimeout(w.m.ctx, callTimeout)
+		_, err := w.m.cri.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: c.ID})
+		cancel()
+		if err != nil && !cri.IsNotFound(err) {
+			failed = fmt.Errorf("container %s: %w", c.Name, err)
+			break // the sources go last, whatever happens
+		}
+		w.m.cache.Remove(c.ID)
+	}
+	w.done(func() {
+		w.resetting = false
+		if failed != nil {
+			w.m.event(pod, "", corev1.EventTypeWarning, "FailedKillPod", "error restarting all containers: "+cri.Text(failed))
+			w.prepareAt = w.m.now().Add(retry(&w.prepareTries))
+			return
+		}
+		w.prepareTries = 0
+		now := w.m.now()
+		backoffs := map[string]containerState{}
+		for _, c := range a.Sources {
+			// A pod that starts over again and again is held back like a container that does.
+			b := w.container(c.Name).backoff
+			b.Max = w.m.cfg.MaxBackoff
+			backoffs[c.Name] = containerState{backoff: b.Next(ended(c), now), retryAt: b.Until(ended(c))}
+		}
+		for name, c := range w.containers {
+			if !isEphemeral(w.pod, name) {
+				w.drop(c)
+				delete(w.containers, name)
+			}
+		}
+		for name, c := range backoffs {
+			w.containers[name] = &c
+		}
 	})
 }
 

@@ -98,6 +98,8 @@ func (w *worker) beginKill(a Action) {
 	switch {
 	case !w.endingSince.IsZero():
 		k.deadline = w.deadline(now)
+	case a.AtOnce:
+		k.deadline = now
 	default:
 		k.deadline = now.Add(w.probeGrace(a.Container))
 	}

@@ -1,7 +1,6 @@
 package podworker
 
 import (
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -48,10 +47,8 @@ func (b Backoff) most() time.Duration {
 // restarts tells whether a container that ended with that code is to run again. The container's rules come before its
 // policy, and that before the pod's.
 func restarts(pod *corev1.Pod, c *corev1.Container, code int32) bool {
-	for _, r := range c.RestartPolicyRules {
-		if e := r.ExitCodes; e != nil && slices.Contains(e.Values, code) == (e.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
-			return true // restarting is the one action that concerns a single container
-		}
+	if status.MatchingRule(c, code) != nil {
+		return true // by itself or with all others: every action there is restarts it
 	}
 	policy := pod.Spec.RestartPolicy
 	if c.RestartPolicy != nil {

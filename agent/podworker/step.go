@@ -2,12 +2,14 @@ package podworker
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/mote-edge/mote/agent/cri"
 	"github.com/mote-edge/mote/agent/criconfig"
+	"github.com/mote-edge/mote/agent/status"
 )
 
 // The life of a pod on the node, as step drives it; each arrow is an Action, and every state is derived from facts (what
@@ -16,6 +18,7 @@ import (
 //	desired ─ Prepare (cgroup, volumes) ┐
 //	        └ RunSandbox ───────────────┴► Start: init containers one by one (a sidecar only has to be up),
 //	                                       then regular ones in order ─► running, with Kill and Start as they fail
+//	an end that restarts all ─ Kill all, at once ─► Reset: all are removed ─► Start, from the first init container on
 //	deleted, evicted, finished ─► Kill regular ones, then sidecars backwards ─► StopSandbox ─► Release ─► ended
 
 // View is all that step looks at.
@@ -27,11 +30,11 @@ type View struct {
 	Observed cri.Pod
 	// Prepared: cgroup and volumes are ready. Held: there may be something of that to release.
 	Prepared, Held bool
-	// What is under way: preparing, anything about the sandbox, releasing; one Start at a time.
-	Preparing, SandboxBusy, Releasing bool
-	Starting                          string
-	Killing                           map[string]bool // container ID
-	Stopped                           map[string]bool // sandboxes that this agent has had stopped
+	// What is under way: preparing, anything about the sandbox, releasing, a Reset; one Start at a time.
+	Preparing, SandboxBusy, Releasing, Resetting bool
+	Starting                                     string
+	Killing                                      map[string]bool // container ID
+	Stopped                                      map[string]bool // sandboxes that this agent has had stopped
 	// Not before these times: after a failed try.
 	PrepareAt, SandboxAt time.Time
 	// Settled is when a change of the spec counts: quick edits one after another are one restart.
@@ -60,10 +63,11 @@ const (
 	Start
 	Kill
 	Release
+	Reset
 )
 
 func (v Verb) String() string {
-	return [...]string{"Prepare", "RunSandbox", "StopSandbox", "Start", "Kill", "Release"}[v]
+	return [...]string{"Prepare", "RunSandbox", "StopSandbox", "Start", "Kill", "Release", "Reset"}[v]
 }
 
 // Action is one thing to do now.
@@ -78,6 +82,10 @@ type Action struct {
 	Made *cri.Container
 	Wait bool // Kill: the preStop hook at once, the stop signal when Decision.Turn says so
 	Redo bool // Kill: it is to run again whatever the restart policy, as something else than it was
+	// AtOnce: Kill without a grace period.
+	AtOnce bool
+	// Remove are the containers that a Reset takes away, in this order; Sources, at its end, are those whose end is the reason.
+	Remove, Sources []*cri.Container
 }
 
 // Decision is what follows from a View.
@@ -107,6 +115,10 @@ func step(v View) Decision {
 	d.Finished = finished(v)
 	if v.Ending || d.Finished {
 		end(v, &d)
+		return d
+	}
+	if sources := status.RestartSources(v.Pod, v.Observed); v.Resetting || len(sources) > 0 {
+		reset(v, sources, &d)
 		return d
 	}
 	if !v.Prepared && !v.Preparing {
@@ -144,6 +156,43 @@ func renewSandbox(v View, sb *cri.Sandbox, d *Decision) {
 		a.Attempt, a.ID = sb.Attempt+1, sb.ID // the dead one is stopped first, which frees its address
 	}
 	d.do(a)
+}
+
+// reset has every container of the pod start over, because of how the sources ended: the others are killed, then all are
+// removed, so that what follows is the start of a pod in a sandbox that is there already.
+func reset(v View, sources []*cri.Container, d *Decision) {
+	if v.Resetting {
+		return
+	}
+	a := Action{Verb: Reset, Sources: sources}
+	busy := v.Starting != "" || len(v.Killing) > 0
+	for _, c := range v.Observed.Containers {
+		switch {
+		case isEphemeral(v.Pod, c.Name):
+		case c.State == cri.Running:
+			busy = true
+			if !v.Killing[c.ID] {
+				d.do(Action{
+					Verb: Kill, Container: c.Name, ID: c.ID, AtOnce: true,
+					Message: fmt.Sprintf("Container %s exited with %d, which restarts all containers of the pod", sources[0].Name, sources[0].ExitCode),
+				})
+			}
+		case !slices.Contains(sources, c):
+			a.Remove = append(a.Remove, c)
+		}
+	}
+	if busy {
+		return
+	}
+	if v.Now.Before(v.PrepareAt) { // the last try failed
+		d.wake(v.PrepareAt)
+		return
+	}
+	d.do(a)
+}
+
+func isEphemeral(pod *corev1.Pod, name string) bool {
+	return slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == name })
 }
 
 type walk struct {
@@ -297,15 +346,19 @@ func (w *walk) attempt(name string) uint32 {
 	if c := w.Observed.Latest(name); c != nil {
 		return c.Attempt + 1
 	}
-	if s := oldStatus(w.Old, name); s != nil && s.ContainerID != "" {
-		return uint32(s.RestartCount) + 1
+	s := oldStatus(w.Old, name)
+	switch {
+	case s == nil:
+		return 0
+	case s.ContainerID == "": // it waits for this very attempt
+		return uint32(s.RestartCount)
 	}
-	return 0
+	return uint32(s.RestartCount) + 1
 }
 
 func (w *walk) ranBefore(name string) bool {
 	s := oldStatus(w.Old, name)
-	return s != nil && s.State.Terminated != nil
+	return s != nil && s.State.Terminated != nil && (!status.AllRestarting(w.Old) || isEphemeral(w.Pod, name))
 }
 
 func (w *walk) lastCode(name string) int32 { return oldStatus(w.Old, name).State.Terminated.ExitCode }
@@ -343,7 +396,7 @@ func finished(v View) bool {
 		code, has := int32(0), false
 		if cur := v.Observed.Latest(c.Name); cur != nil {
 			code, has = cur.ExitCode, cur.State == cri.Exited && !v.redone(cur)
-		} else if s := oldStatus(v.Old, c.Name); s != nil && s.State.Terminated != nil {
+		} else if s := oldStatus(v.Old, c.Name); s != nil && s.State.Terminated != nil && !status.AllRestarting(v.Old) {
 			code, has = s.State.Terminated.ExitCode, true
 		}
 		if !has || v.Starting == c.Name || restarts(v.Pod, c, code) {

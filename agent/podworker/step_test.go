@@ -87,6 +87,25 @@ func ephemeral(name string) func(*corev1.Pod) {
 	}
 }
 
+// restartsAll gives a container the rule that its exit code 42 restarts the whole pod.
+func restartsAll(name string) func(*corev1.Pod) {
+	return func(pod *corev1.Pod) {
+		for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+			for i := range list {
+				if list[i].Name == name {
+					if list[i].RestartPolicy == nil {
+						list[i].RestartPolicy = new(corev1.ContainerRestartPolicyNever)
+					}
+					list[i].RestartPolicyRules = []corev1.ContainerRestartRule{{
+						Action:    corev1.ContainerRestartRuleActionRestartAllContainers,
+						ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}},
+					}}
+				}
+			}
+		}
+	}
+}
+
 func (d Decision) text() string {
 	var out []string
 	for _, a := range d.Actions {
@@ -102,6 +121,12 @@ func (d Decision) text() string {
 		}
 		if a.Redo {
 			s += " anew"
+		}
+		if a.AtOnce {
+			s += " at once"
+		}
+		for _, c := range slices.Concat(a.Remove, a.Sources) {
+			s += " " + c.ID
 		}
 		out = append(out, s)
 	}
@@ -238,6 +263,31 @@ func TestStep(t *testing.T) {
 		"ended by itself after an earlier change": {view(testPod("a", never)).ctr("main", cri.Exited, code(137)).with(func(v *View) {
 			v.Containers["main"] = ContainerView{Redo: "other"}
 		}), "StopSandbox, finished"},
+
+		"an end that restarts all: the others are killed": {view(testPod("a", never, inits("i", "s+"), regular("x", "y"), ephemeral("e"), restartsAll("x"))).
+			ctr("i", cri.Exited).ctr("s", cri.Running).ctr("x", cri.Exited, code(42)).ctr("y", cri.Running).ctr("e", cri.Running), "Kill s at once, Kill y at once"},
+		"... those being killed are waited for": {view(testPod("a", never, regular("x", "y"), restartsAll("x"))).ctr("x", cri.Exited, code(42)).
+			ctr("y", cri.Running).with(func(v *View) { v.Killing["y-1"] = true }), ""},
+		"... and a start under way": {view(testPod("a", never, regular("x", "y"), restartsAll("x"))).ctr("x", cri.Exited, code(42)).
+			with(func(v *View) { v.Starting = "y" }), ""},
+		"... then all go, the reason last": {view(testPod("a", never, inits("i"), regular("x", "y"), ephemeral("e"), restartsAll("x"))).
+			ctr("x", cri.Exited, code(42)).ctr("i", cri.Exited).ctr("y", cri.Exited, code(137)).ctr("e", cri.Exited), "Reset i-1 y-2 x-0"},
+		"... also in a sandbox that died": {view(testPod("a", never, regular("x", "y"), restartsAll("x"))).ctr("x", cri.Exited, code(42)).
+			ctr("y", cri.Exited, code(255)).with(func(v *View) { v.Observed.Sandboxes[0].State = cri.Exited }), "Reset y-1 x-0"},
+		"... while they go": {view(testPod("a", never, regular("x", "y"), restartsAll("x"))).with(func(v *View) { v.Resetting = true }), ""},
+		"... then from the beginning, counting on": {view(testPod("a", never, inits("i"), regular("x"), restartsAll("x"))).with(func(v *View) {
+			v.Old = &corev1.PodStatus{
+				Conditions:            []corev1.PodCondition{{Type: corev1.AllContainersRestarting, Status: corev1.ConditionTrue}},
+				InitContainerStatuses: []corev1.ContainerStatus{{Name: "i", ContainerID: "fake://i", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}},
+				ContainerStatuses:     []corev1.ContainerStatus{{Name: "x", ContainerID: "fake://x", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 42}}}},
+			}
+		}), "Start i #1"},
+		"... with the counts that its status has by then": {view(testPod("a", never, regular("x", "y"), restartsAll("x"))).with(func(v *View) {
+			v.Old = &corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "x", RestartCount: 3, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{}}}}}
+		}), "Start x #3"},
+		"another code restarts nothing": {view(testPod("a", never, regular("x", "y"), restartsAll("x"))).ctr("x", cri.Exited, code(1)).ctr("y", cri.Running), ""},
+		"a deleted pod restarts nothing": {view(testPod("a", never, regular("x", "y"), restartsAll("x"))).ctr("x", cri.Exited, code(42)).ctr("y", cri.Running).
+			with(func(v *View) { v.Ending = true }), "Kill y"},
 
 		"deleted: all at once": {view(testPod("a", regular("x", "y"), ephemeral("e"))).ctr("x", cri.Running).ctr("y", cri.Running).ctr("e", cri.Running).
 			with(func(v *View) { v.Ending = true }), "Kill e, Kill x, Kill y"},

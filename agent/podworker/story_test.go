@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -239,6 +240,58 @@ func TestInitAndSidecarOrder(t *testing.T) {
 	want := "Start i1, Start s1, Start i2, Start s2, Start job, Stop s2, Stop s1, Stop "
 	if got := strings.Join(order, ", "); got != want {
 		t.Errorf("order %s\nwant  %s", got, want)
+	}
+}
+
+// One container's end starts the whole pod over, in place and whatever the policy; the agent may be restarted meanwhile.
+func TestRestartAllContainers(t *testing.T) {
+	rt := fakecri.New("img:1")
+	var mu sync.Mutex
+	runs := map[string]int{}
+	rt.OnStart = func(c *runtimeapi.ContainerConfig) fakecri.Script {
+		mu.Lock()
+		defer mu.Unlock()
+		runs[c.Metadata.Name]++
+		switch {
+		case c.Metadata.Name == "init":
+			return fakecri.Script{Exits: true}
+		case c.Metadata.Name == "x" && runs["x"] == 1:
+			return fakecri.Script{Exits: true, Code: 42, After: 100 * time.Millisecond}
+		}
+		return fakecri.Script{}
+	}
+	n := newNode(t, rt)
+	pod := testPod("a", inits("init", "s+"), regular("x", "y"), policy(corev1.RestartPolicyNever), restartsAll("x"))
+	n.m.Set(Desired{Pod: pod})
+	n.until("restarted and ready", func() bool {
+		st := n.status(pod.UID)
+		return n.ready(pod.UID) && st.ContainerStatuses[0].RestartCount == 1
+	})
+	st := n.status(pod.UID)
+	for _, c := range append(st.InitContainerStatuses, st.ContainerStatuses...) {
+		last := c.LastTerminationState.Terminated
+		switch {
+		case c.RestartCount != 1 || last == nil:
+			t.Errorf("%s: restarts %d, last %+v", c.Name, c.RestartCount, c.LastTerminationState)
+		case c.Name == "x" && last.ExitCode != 42, c.Name != "x" && (last.ExitCode != 137 || last.Reason != "RestartingAllContainers"):
+			t.Errorf("%s: ended with %d, %s", c.Name, last.ExitCode, last.Reason)
+		}
+	}
+	n.mu.Lock()
+	var seen []string
+	for _, st := range n.history[pod.UID] {
+		if st.Phase == corev1.PodFailed || st.Phase == corev1.PodSucceeded {
+			t.Errorf("phase %s in between", st.Phase)
+		}
+		for _, c := range st.Conditions {
+			if word := string(c.Status) + " " + c.Reason; c.Type == corev1.AllContainersRestarting && (len(seen) == 0 || seen[len(seen)-1] != word) {
+				seen = append(seen, word)
+			}
+		}
+	}
+	n.mu.Unlock()
+	if got := strings.Join(seen, ", "); got != "False , True RestartAllContainersStarted, False " {
+		t.Errorf("condition: %s", got)
 	}
 }
 

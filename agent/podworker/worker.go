@@ -48,7 +48,7 @@ type worker struct {
 
 	prepared, held                    bool
 	preparing, sandboxBusy, releasing bool
-	removing                          bool
+	removing, resetting               bool
 	sandboxConfig                     *runtimeapi.PodSandboxConfig
 	prepareAt, sandboxAt, settled     time.Time
 	prepareTries, sandboxTries        int
@@ -165,7 +165,7 @@ func (w *worker) turn() {
 	w.resizeIfAsked(p, now)
 	v := View{
 		Pod: w.pod, Old: w.last, Now: now, Ending: w.ending, Observed: p,
-		Prepared: w.prepared, Held: w.held, Preparing: w.preparing, SandboxBusy: w.sandboxBusy, Releasing: w.releasing,
+		Prepared: w.prepared, Held: w.held, Preparing: w.preparing, SandboxBusy: w.sandboxBusy, Releasing: w.releasing, Resetting: w.resetting,
 		Starting: w.starting, PrepareAt: w.prepareAt, SandboxAt: w.sandboxAt, Settled: w.settled, Stopped: w.stopped,
 		Killing: make(map[string]bool, len(w.killing)), Containers: make(map[string]ContainerView, len(w.containers)),
 	}

@@ -183,6 +183,9 @@ func container(in Input, old *corev1.ContainerStatus, c *corev1.Container, k kin
 	}
 	cur := in.Observed.Latest(c.Name)
 	if cur == nil {
+		if old != nil && old.State.Waiting == nil && k != kindEphemeral && !in.Ended && (AllRestarting(in.Old) || len(RestartSources(in.Pod, in.Observed)) > 0) {
+			return removed(old, c, st)
+		}
 		if old != nil && old.State.Terminated != nil { // ended, and collected since
 			return *old
 		}
@@ -212,6 +215,8 @@ func container(in Input, old *corev1.ContainerStatus, c *corev1.Container, k kin
 			st.LastTerminationState = old.LastTerminationState
 		case old.State.Terminated != nil && cur.Attempt > 0:
 			st.LastTerminationState = old.State
+		case old.State.Waiting != nil && cur.Attempt > 0:
+			st.LastTerminationState = old.LastTerminationState
 		}
 	}
 	switch cur.State {

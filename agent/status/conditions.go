@@ -22,13 +22,16 @@ const (
 // owned are the condition types that this node writes; all others belong to somebody else and are never touched.
 var owned = map[corev1.PodConditionType]bool{
 	corev1.PodReadyToStartContainers: true, corev1.PodInitialized: true, corev1.PodReady: true, corev1.ContainersReady: true, corev1.PodScheduled: true,
-	corev1.PodResizePending: true, corev1.PodResizeInProgress: true,
+	corev1.PodResizePending: true, corev1.PodResizeInProgress: true, corev1.AllContainersRestarting: true,
 }
 
 // conditions returns ours, freshly worked out, followed by the others' as they were.
 func conditions(in Input, st, old *corev1.PodStatus) []corev1.PodCondition {
 	fresh := []corev1.PodCondition{
 		sandboxReady(in), initialized(in.Pod, st), {}, containersReady(in.Pod, st), {Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
+	}
+	if couldRestartAll(in.Pod) {
+		fresh = append(fresh, allRestarting(in, st.Phase))
 	}
 	if in.Resize != nil {
 		fresh = append(fresh, *in.Resize)

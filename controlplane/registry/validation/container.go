@@ -29,9 +29,6 @@ func containers(l *list, s *podScope, p *field.Path) {
 		c, ip := &s.spec.InitContainers[i], p.Child("initContainers").Index(i)
 		container(l, s, c, ip)
 		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
-		if c.RestartPolicy != nil && !sidecar && len(c.RestartPolicyRules) == 0 && *c.RestartPolicy != corev1.ContainerRestartPolicyNever && *c.RestartPolicy != corev1.ContainerRestartPolicyOnFailure {
-			l.add(field.NotSupported(ip.Child("restartPolicy"), *c.RestartPolicy, []corev1.ContainerRestartPolicy{corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure}))
-		}
 		if sidecar {
 			duplicateHostPorts(l, hostPorts, c.Ports, ip)
 			continue
@@ -98,6 +95,38 @@ func container(l *list, s *podScope, c *corev1.Container, p *field.Path) {
 		l.add(field.Invalid(p.Child("readinessProbe", "terminationGracePeriodSeconds"), *c.ReadinessProbe.TerminationGracePeriodSeconds, "must not be set for readinessProbes"))
 	}
 	containerSecurity(l, c.SecurityContext, p.Child("securityContext"))
+	restartPolicy(l, c, p)
+}
+
+// The bounds of a container's restart rules.
+const (
+	maxRestartRules = 20
+	maxExitCodes    = 255
+)
+
+func restartPolicy(l *list, c *corev1.Container, p *field.Path) {
+	switch {
+	case c.RestartPolicy != nil:
+		oneOf(l, p.Child("restartPolicy"), *c.RestartPolicy, corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)
+	case len(c.RestartPolicyRules) > 0:
+		l.required(p.Child("restartPolicy"), "must specify restartPolicy when restart rules are used")
+	}
+	p = p.Child("restartPolicyRules")
+	if n := len(c.RestartPolicyRules); n > maxRestartRules {
+		l.add(field.TooMany(p, n, maxRestartRules))
+	}
+	for i, r := range c.RestartPolicyRules {
+		oneOf(l, p.Index(i).Child("action"), r.Action, corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)
+		codes := p.Index(i).Child("exitCodes")
+		if r.ExitCodes == nil {
+			l.required(codes, "must be specified")
+			continue
+		}
+		oneOf(l, codes.Child("operator"), r.ExitCodes.Operator, corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)
+		if n := len(r.ExitCodes.Values); n > maxExitCodes {
+			l.add(field.TooMany(codes.Child("values"), n, maxExitCodes))
+		}
+	}
 }
 
 func resizePolicies(l *list, all []corev1.ContainerResizePolicy, p *field.Path) {

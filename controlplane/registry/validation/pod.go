@@ -2,6 +2,7 @@ package validation
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -351,8 +352,15 @@ func podStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 	return l.ErrorList
 }
 
-// restartable reports a container with rules of its own about restarts.
+// restartable reports a container with rules of its own about restarts, or one of a pod that may be restarted as a whole.
 func restartable(p *corev1.Pod, name string) bool {
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		if slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool {
+			return r.Action == corev1.ContainerRestartRuleActionRestartAllContainers
+		}) {
+			return true
+		}
+	}
 	for _, c := range p.Spec.Containers {
 		if c.Name == name {
 			return c.RestartPolicy != nil || len(c.RestartPolicyRules) > 0

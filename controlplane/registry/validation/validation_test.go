@@ -87,6 +87,30 @@ func TestPodCreate(t *testing.T) {
 			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v", SubPath: "../x"}}
 		}, "must not contain '..'"},
 		"restart policy": {func(p *corev1.Pod) { p.Spec.RestartPolicy = "Sometimes" }, "spec.restartPolicy: Unsupported value: \"Sometimes\""},
+		"rules without a policy": {c(func(c *corev1.Container) {
+			c.RestartPolicyRules = []corev1.ContainerRestartRule{{Action: "Restart", ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: "In", Values: []int32{1}}}}
+		}), "spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used"},
+		"rules": {c(func(c *corev1.Container) {
+			c.RestartPolicy = new(corev1.ContainerRestartPolicyNever)
+			c.RestartPolicyRules = []corev1.ContainerRestartRule{
+				{Action: "Restart", ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: "In", Values: []int32{1}}},
+				{Action: "RestartAllContainers", ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: "NotIn", Values: []int32{0}}},
+			}
+		}), ""},
+		"rule with another action": {c(func(c *corev1.Container) {
+			c.RestartPolicy = new(corev1.ContainerRestartPolicyNever)
+			c.RestartPolicyRules = []corev1.ContainerRestartRule{{Action: "Reboot", ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: "In"}}}
+		}), `spec.containers[0].restartPolicyRules[0].action: Unsupported value: "Reboot"`},
+		"rule without codes": {c(func(c *corev1.Container) {
+			c.RestartPolicy = new(corev1.ContainerRestartPolicyNever)
+			c.RestartPolicyRules = []corev1.ContainerRestartRule{{Action: "Restart"}}
+		}), "spec.containers[0].restartPolicyRules[0].exitCodes: Required value: must be specified"},
+		"rule with another operator": {c(func(c *corev1.Container) {
+			c.RestartPolicy = new(corev1.ContainerRestartPolicyNever)
+			c.RestartPolicyRules = []corev1.ContainerRestartRule{{Action: "Restart", ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: "Eq"}}}
+		}), `exitCodes.operator: Unsupported value: "Eq"`},
+		"container restart policy": {c(func(c *corev1.Container) { c.RestartPolicy = new(corev1.ContainerRestartPolicy("Sometimes")) }),
+			`spec.containers[0].restartPolicy: Unsupported value: "Sometimes"`},
 		"init probe": {func(p *corev1.Pod) {
 			p.Spec.InitContainers = []corev1.Container{{Name: "i", Image: "x", LivenessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"x"}}}}}}
 		}, "may not be set for init containers without restartPolicy=Always"},
