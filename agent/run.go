@@ -25,6 +25,7 @@ import (
 	"github.com/mote-edge/mote/agent/event"
 	"github.com/mote-edge/mote/agent/evict"
 	"github.com/mote-edge/mote/agent/image"
+	"github.com/mote-edge/mote/agent/kubeletconfig"
 	"github.com/mote-edge/mote/agent/memory"
 	"github.com/mote-edge/mote/agent/node"
 	"github.com/mote-edge/mote/agent/objects"
@@ -297,7 +298,8 @@ func (a *Agent) node(p *parts) error {
 		MaxPods: a.maxPods(), DataDir: a.cfg.Dirs.Data, Reserved: reserved, KubeletVersion: version.GitVersion(), Routes: !a.cfg.NoRoutes,
 		LookEvery: k.NodeStatusUpdateFrequency.Duration, ReportEvery: k.NodeStatusReportFrequency.Duration, LeaseSeconds: k.NodeLeaseDurationSeconds,
 		MaxImages: int(k.NodeStatusMaxImages), DontRegister: !k.RegisterNode, AttachDetach: k.EnableControllerAttachDetach,
-		Runtime: node.CRI{Runtimes: p.cri, Store: p.cri.Images}, Devices: p.devices.Capacity, Log: a.cfg.Log, Event: a.nodeEvent(p),
+		DeclaredFeatures: kubeletconfig.Declared(),
+		Runtime:          node.CRI{Runtimes: p.cri, Store: p.cri.Images}, Devices: p.devices.Capacity, Log: a.cfg.Log, Event: a.nodeEvent(p),
 		Pressure: func() (memory, disk, pids bool) {
 			if p.evict == nil { // the node registers before there are pods
 				return false, false, false

@@ -5,6 +5,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"k8s.io/component-helpers/nodedeclaredfeatures"
+	ndf "k8s.io/component-helpers/nodedeclaredfeatures/types"
 )
 
 // built are the feature gates of 1.37 that concern a node and whose feature is always on here: those that are GA, and
@@ -17,7 +20,21 @@ var built = strings.Fields(`
 	RecursiveReadOnlyMounts RelaxedEnvironmentVariableValidation RelaxedServiceNameValidation ServiceAccountTokenNodeBinding
 	ServiceAccountTokenPodNodeInfo SupplementalGroupsPolicy TopologyManagerPolicyOptions UserNamespacesSupport
 	ContainerRestartRules GracefulNodeShutdown GracefulNodeShutdownBasedOnPodPriority KubeletCrashLoopBackOffMax PodLevelResources
-	InPlacePodLevelResourcesVerticalScaling RotateKubeletServerCertificate ExtendWebSocketsToKubelet HugepageAwareEviction`)
+	InPlacePodLevelResourcesVerticalScaling RotateKubeletServerCertificate ExtendWebSocketsToKubelet HugepageAwareEviction
+	RestartAllContainersOnContainerExits NodeDeclaredFeatures EnvFiles CPUManagerPolicyBetaOptions TopologyManagerPolicyBetaOptions
+	KubeletEnsureSecretPulledImages KubeletServiceAccountTokenForCredentialProviders PodLevelResourcesFixDefaulting
+	PodLevelResourcesFixKubeletQOSClass DRAAdminAccess DRAPrioritizedList DRAPartitionableDevices DRAConsumableCapacity
+	DRADeviceTaints DRADeviceTaintRules DRAResourceClaimDeviceStatus`)
+
+// Declared are the features of this node that the API server and the scheduler look at before they rely on them
+// (status.declaredFeatures), sorted.
+func Declared() []string {
+	gates := ndf.FeatureGateMap{}
+	for _, name := range built {
+		gates[name] = true
+	}
+	return nodedeclaredfeatures.DefaultFramework.DiscoverNodeFeatures(&ndf.NodeConfiguration{FeatureGates: gates})
+}
 
 // checkFeatures refuses what can't be switched.
 func checkFeatures(gates map[string]bool) []error {

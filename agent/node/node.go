@@ -41,6 +41,8 @@ type Config struct {
 	MaxImages              int   // in the status; 0 means none, below 0 all
 	DontRegister           bool  // somebody else makes the Node object
 	AttachDetach           bool  // the control plane attaches volumes
+	// DeclaredFeatures are what pods may need and not every node has, sorted.
+	DeclaredFeatures []string
 
 	CNI CNIConfig
 	// Routes says whether to route to the other nodes' ranges.

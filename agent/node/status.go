@@ -176,10 +176,11 @@ func (n *Node) resources() (capacity, give corev1.ResourceList) {
 func (n *Node) base() corev1.NodeStatus {
 	capacity, give := n.resources()
 	s := corev1.NodeStatus{
-		Capacity:        capacity,
-		Allocatable:     give,
-		Addresses:       addresses(n.cfg.Addresses, n.cfg.Name),
-		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: int32(n.cfg.KubeletPort)}},
+		Capacity:         capacity,
+		DeclaredFeatures: n.cfg.DeclaredFeatures,
+		Allocatable:      give,
+		Addresses:        addresses(n.cfg.Addresses, n.cfg.Name),
+		DaemonEndpoints:  corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: int32(n.cfg.KubeletPort)}},
 		NodeInfo: corev1.NodeSystemInfo{
 			MachineID: n.facts.machineID, SystemUUID: n.facts.systemUUID, BootID: n.facts.bootID,
 			KernelVersion: n.facts.kernel, OSImage: n.facts.os, OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
@@ -291,6 +292,7 @@ func statusPatch(sent, status corev1.NodeStatus) ([]byte, error) {
 	add("images", sent.Images, status.Images)
 	add("runtimeHandlers", sent.RuntimeHandlers, status.RuntimeHandlers)
 	add("features", sent.Features, status.Features)
+	add("declaredFeatures", sent.DeclaredFeatures, status.DeclaredFeatures)
 	if !equality.Semantic.DeepEqual(sent.Addresses, status.Addresses) {
 		list := []any{map[string]string{"$patch": "replace"}}
 		for _, a := range status.Addresses {

@@ -38,6 +38,8 @@ const (
 	CertificateSigning           = "CertificateSigning"
 	CertificateSubjectRestrict   = "CertificateSubjectRestriction"
 	DefaultIngressClass          = "DefaultIngressClass"
+	PodTopologyLabels            = "PodTopologyLabels"
+	NodeDeclaredFeatureValidator = "NodeDeclaredFeatureValidator"
 )
 
 // Order is the order in which plugins run: what fills in comes before what judges, quota comes last because it counts.
@@ -45,8 +47,8 @@ func Order() []string {
 	return []string{
 		lifecycle.PluginName, LimitRanger, ServiceAccount, NodeRestriction, TaintNodesByCondition, PodSecurity, Priority,
 		DefaultTolerationSeconds, DefaultStorageClass, StorageObjectInUseProtection, PersistentVolumeClaimResize, RuntimeClass,
-		CertificateApproval, CertificateSigning, CertificateSubjectRestrict, DefaultIngressClass, mutatingpolicy.PluginName,
-		mutatingwebhook.PluginName, validatingpolicy.PluginName, validatingwebhook.PluginName, resourcequota.PluginName,
+		CertificateApproval, CertificateSigning, CertificateSubjectRestrict, DefaultIngressClass, PodTopologyLabels,
+		NodeDeclaredFeatureValidator, mutatingpolicy.PluginName, mutatingwebhook.PluginName, validatingpolicy.PluginName, validatingwebhook.PluginName, resourcequota.PluginName,
 	}
 }
 
@@ -73,9 +75,11 @@ func RegisterAll(p *admission.Plugins) {
 		CertificateApproval: func() (admission.Interface, error) {
 			return &certificateVerb{verb: "approve", subresource: "approval"}, nil
 		},
-		CertificateSigning:         func() (admission.Interface, error) { return &certificateVerb{verb: "sign", subresource: "status"}, nil },
-		CertificateSubjectRestrict: func() (admission.Interface, error) { return subjectRestriction{}, nil },
-		DefaultIngressClass:        func() (admission.Interface, error) { return &defaultIngressClass{}, nil },
+		CertificateSigning:           func() (admission.Interface, error) { return &certificateVerb{verb: "sign", subresource: "status"}, nil },
+		CertificateSubjectRestrict:   func() (admission.Interface, error) { return subjectRestriction{}, nil },
+		DefaultIngressClass:          func() (admission.Interface, error) { return &defaultIngressClass{}, nil },
+		PodTopologyLabels:            func() (admission.Interface, error) { return &topologyLabels{}, nil },
+		NodeDeclaredFeatureValidator: func() (admission.Interface, error) { return &declaredFeatures{}, nil },
 	} {
 		p.Register(name, func(io.Reader) (admission.Interface, error) { return create() })
 	}

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,10 @@ func plugin[T any](t *testing.T, p T, objects ...runtime.Object) T {
 		w.SetExternalKubeInformerFactory(f)
 	case *nodeRestriction:
 		w.SetExternalKubeClientSet(client)
+		w.SetExternalKubeInformerFactory(f)
+	case *topologyLabels:
+		w.SetExternalKubeInformerFactory(f)
+	case *declaredFeatures:
 		w.SetExternalKubeInformerFactory(f)
 	default:
 		t.Fatalf("no wiring for %T", p)
@@ -196,6 +201,51 @@ func TestNodeRestriction(t *testing.T) {
 		err := p.Admit(context.Background(), tc.a, nil)
 		if (tc.want == "") != (err == nil) || (err != nil && !strings.Contains(err.Error(), tc.want)) {
 			t.Errorf("%s: %v, want %q", title, err, tc.want)
+		}
+	}
+}
+
+func TestTopologyLabelsOfTheNode(t *testing.T) {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{
+		corev1.LabelTopologyZone: "z1", corev1.LabelTopologyRegion: "r1", "other": "x",
+	}}}
+	p := plugin(t, &topologyLabels{}, node)
+	for title, c := range map[string]struct {
+		node string
+		want map[string]string
+	}{
+		"of the node":    {"n1", map[string]string{"app": "a", corev1.LabelTopologyZone: "z1", corev1.LabelTopologyRegion: "r1"}},
+		"unknown node":   {"n2", map[string]string{"app": "a"}},
+		"not placed yet": {"", map[string]string{"app": "a"}},
+	} {
+		b := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "x", Labels: map[string]string{"app": "a"}}, Target: corev1.ObjectReference{Kind: "Node", Name: c.node}}
+		if err := p.Admit(context.Background(), request(b, nil, "pods", "binding", admission.Create, nil), nil); err != nil || !maps.Equal(b.Labels, c.want) {
+			t.Errorf("binding, %s: %v, %v", title, b.Labels, err)
+		}
+		pod := podWith(func(p *corev1.Pod) { p.Labels, p.Spec.NodeName = map[string]string{"app": "a"}, c.node })
+		if err := p.Admit(context.Background(), request(pod, nil, "pods", "", admission.Create, nil), nil); err != nil || !maps.Equal(pod.Labels, c.want) {
+			t.Errorf("pod, %s: %v, %v", title, pod.Labels, err)
+		}
+	}
+}
+
+// A node that doesn't say that it can resize init containers isn't asked to.
+func TestUpdatesThatTheNodeCannotFollow(t *testing.T) {
+	p := plugin(t, &declaredFeatures{}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "old"}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "new"}, Status: corev1.NodeStatus{DeclaredFeatures: []string{"InPlacePodVerticalScalingInitContainers"}}})
+	for node, allowed := range map[string]bool{"old": false, "new": true, "": true, "gone": false} {
+		with := func(cpu string, generation int64) *corev1.Pod {
+			return podWith(func(p *corev1.Pod) {
+				p.Spec.NodeName, p.Generation = node, generation
+				p.Spec.InitContainers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}
+			})
+		}
+		err := p.Validate(context.Background(), request(with("2", 2), with("1", 1), "pods", "resize", admission.Update, nil), nil)
+		if (err == nil) != allowed {
+			t.Errorf("node %q: %v", node, err)
+		}
+		if err := p.Validate(context.Background(), request(with("1", 1), with("1", 1), "pods", "resize", admission.Update, nil), nil); err != nil {
+			t.Errorf("node %q, nothing changed: %v", node, err)
 		}
 	}
 }

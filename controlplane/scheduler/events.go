@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -93,6 +94,9 @@ func nodeDifference(a, b *corev1.Node) (what fit.Filter) {
 	}
 	if !equality.Semantic.DeepEqual(a.Spec.Taints, b.Spec.Taints) {
 		what |= afterTaints
+	}
+	if !slices.Equal(a.Status.DeclaredFeatures, b.Status.DeclaredFeatures) {
+		what |= fit.DeclaredFeatures
 	}
 	if a.Spec.Unschedulable != b.Spec.Unschedulable {
 		what |= fit.NodeUnschedulable

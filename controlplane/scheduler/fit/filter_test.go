@@ -32,6 +32,10 @@ func initContainer(kv ...string) podOption {
 	})
 }
 
+func restartAll(p *corev1.Pod) {
+	p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
+}
+
 func unschedulable(n *corev1.Node) { n.Spec.Unschedulable = true }
 
 func nodeAffinity(key string, op corev1.NodeSelectorOperator, values ...string) podOption {
@@ -62,6 +66,10 @@ func TestFilterOneNode(t *testing.T) {
 		node *Node
 		want string
 	}{
+		{"an undeclared feature", pod(restartAll), node("a"), "node(s) didn't match Pod's required features"},
+		{"a declared feature", pod(restartAll), node("a", func(n *corev1.Node) {
+			n.Status.DeclaredFeatures = []string{"FromTheFuture", "RestartAllContainersOnContainerExits"}
+		}), ""},
 		{"an empty node", pod(requests("cpu", "1")), node("a"), ""},
 		{"exactly full", pod(requests("cpu", "4", "memory", "8Gi")), node("a"), ""},
 		{"too little cpu left", pod(requests("cpu", "2")), node("a").with(pod(requests("cpu", "2500m"))), "Insufficient cpu"},

@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	ndf "k8s.io/component-helpers/nodedeclaredfeatures"
 )
 
 // Filter names one filter; a set of them is a bit mask, so that the queue can remember who refused a pod.
@@ -32,6 +33,7 @@ const (
 	TopologySpread
 	InterPodAffinity
 	DynamicResources
+	DeclaredFeatures
 )
 
 // Refusal says why a node, or every node, can't take the pod. The zero value is no refusal.
@@ -75,6 +77,7 @@ type Cycle struct {
 	spread       spreadState
 	affinity     affinityState
 	volumes      volumeState
+	needs        ndf.FeatureSet
 
 	// Claims are the pod's resource claims; nil if it has none.
 	Claims PodClaims
@@ -83,7 +86,7 @@ type Cycle struct {
 // NewCycle computes what the filters need. A refusal concerns the pod, whichever the node.
 func NewCycle(pod *Pod, s *Snapshot) (*Cycle, Refusal) {
 	c := &Cycle{Pod: pod, Snapshot: s}
-	c.nodeAffinity = newRequiredNodes(pod.Pod)
+	c.nodeAffinity, c.needs = newRequiredNodes(pod.Pod), newNeeds(pod.Pod)
 	var r Refusal
 	if c.Claims, r = newClaims(pod, s.Claims); r.Refused() {
 		return c, r
@@ -103,6 +106,7 @@ func (c *Cycle) Filter(n *Node) Refusal {
 		filterNodeName,
 		filterTaints,
 		filterNodeAffinity,
+		filterFeatures,
 		filterPorts,
 		filterResources,
 		filterVolumes,
