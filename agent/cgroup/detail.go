@@ -14,11 +14,13 @@ type Detail struct {
 	Cache, Swap           uint64 // bytes
 	OOMKills              uint64
 	ReadBytes, WriteBytes uint64 // of block devices
+	// What waits for what; nil where the kernel doesn't tell.
+	CPUPressure, MemoryPressure, IOPressure *Pressure
 }
 
 // Detail reads further counters of a cgroup.
 func (t *Tree) Detail(cg string) Detail {
-	var d Detail
+	d := Detail{CPUPressure: t.pressure(cg, "cpu"), MemoryPressure: t.pressure(cg, "memory"), IOPressure: t.pressure(cg, "io")}
 	if t.hier.v2 {
 		dir := filepath.Join(t.hier.unified, cg)
 		cpu, _ := readKeys(dir, "cpu.stat")

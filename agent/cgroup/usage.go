@@ -21,6 +21,8 @@ type Usage struct {
 	MajFaults  uint64
 	Limit      uint64 // memory limit; the largest number for none
 	PIDs       uint64
+	// Swap is what lies in swap, SwapLimit the most that may; nil where the kernel doesn't tell, or there is no limit.
+	Swap, SwapLimit *uint64
 }
 
 // Usage reads a cgroup's counters. cg is a path inside the hierarchies; "/" is the machine.
@@ -32,7 +34,32 @@ func (t *Tree) Usage(cg string) (Usage, error) {
 	} else {
 		err = t.usageV1(cg, &u)
 	}
+	if cg == "/" {
+		b, _ := os.ReadFile("/proc/meminfo")
+		if used, total, ok := parseSwap(string(b)); ok {
+			u.Swap, u.SwapLimit = &used, &total
+		}
+	}
 	return u, err
+}
+
+// parseSwap reads the machine's swap from /proc/meminfo.
+func parseSwap(meminfo string) (used, total uint64, ok bool) {
+	var free uint64
+	for line := range strings.Lines(meminfo) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		n, _ := strconv.ParseUint(f[1], 10, 64)
+		switch f[0] {
+		case "SwapTotal:":
+			total, ok = n<<10, true
+		case "SwapFree:":
+			free = n << 10
+		}
+	}
+	return total - min(free, total), total, ok
 }
 
 func (t *Tree) usageV1(cg string, u *Usage) error {
@@ -57,6 +84,13 @@ func (t *Tree) usageV1(cg string, u *Usage) error {
 		return err
 	}
 	u.fill(stat["total_inactive_file"], stat["total_rss"], stat["total_pgfault"], stat["total_pgmajfault"])
+	if swap, ok := stat["total_swap"]; ok { // where swap is accounted
+		u.Swap = &swap
+		if both, err := readUint(memory, "memory.memsw.limit_in_bytes"); err == nil && both < 1<<62 && both >= u.Limit {
+			limit := both - u.Limit
+			u.SwapLimit = &limit
+		}
+	}
 	u.PIDs, _ = readUint(filepath.Join(t.hier.v1["pids"], cg), "pids.current") // the root has no such file
 	return nil
 }
@@ -81,6 +115,12 @@ func (t *Tree) usageV2(dir string, u *Usage) error {
 		u.Limit = ^uint64(0)
 	}
 	u.fill(stat["inactive_file"], stat["anon"], stat["pgfault"], stat["pgmajfault"])
+	if swap, err := readUint(dir, "memory.swap.current"); err == nil {
+		u.Swap = &swap
+		if limit, err := readUint(dir, "memory.swap.max"); err == nil && limit < 1<<62 {
+			u.SwapLimit = &limit
+		}
+	}
 	u.PIDs, _ = readUint(dir, "pids.current")
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"net/http"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/cgroup"
 )
 
 // series is one metric of cAdvisor's that dashboards rely on, read from a pod's or a container's cgroup.
@@ -34,6 +36,20 @@ var cadvisorSeries = []series{
 	{"container_fs_writes_bytes_total", "counter", "Cumulative count of bytes written", func(c *consumer) float64 { return float64(c.detail.WriteBytes) }},
 }
 
+// stalls are cAdvisor's series of what waits for what, for cgroups whose kernel tells it.
+var stalls = []struct {
+	name, help string
+	of         func(*cgroup.Detail) *cgroup.Pressure
+	full       bool
+}{
+	{"container_pressure_cpu_waiting_seconds_total", "Total time duration tasks in the container have waited due to CPU congestion.", func(d *cgroup.Detail) *cgroup.Pressure { return d.CPUPressure }, false},
+	{"container_pressure_cpu_stalled_seconds_total", "Total time duration no tasks in the container could make progress due to CPU congestion.", func(d *cgroup.Detail) *cgroup.Pressure { return d.CPUPressure }, true},
+	{"container_pressure_memory_waiting_seconds_total", "Total time duration tasks in the container have waited due to memory congestion.", func(d *cgroup.Detail) *cgroup.Pressure { return d.MemoryPressure }, false},
+	{"container_pressure_memory_stalled_seconds_total", "Total time duration no tasks in the container could make progress due to memory congestion.", func(d *cgroup.Detail) *cgroup.Pressure { return d.MemoryPressure }, true},
+	{"container_pressure_io_waiting_seconds_total", "Total time duration tasks in the container have waited due to IO congestion.", func(d *cgroup.Detail) *cgroup.Pressure { return d.IOPressure }, false},
+	{"container_pressure_io_stalled_seconds_total", "Total time duration no tasks in the container could make progress due to IO congestion.", func(d *cgroup.Detail) *cgroup.Pressure { return d.IOPressure }, true},
+}
+
 // metricsCadvisor is the part of cAdvisor's metrics that common dashboards rely on: the counters of cgroups, read here,
 // and what only the runtime knows, writable layers and network interfaces.
 func (s *Server) metricsCadvisor(w http.ResponseWriter, r *http.Request) {
@@ -55,6 +71,18 @@ func (s *Server) metricsCadvisor(w http.ResponseWriter, r *http.Request) {
 		for i := range running {
 			if c := &running[i]; c.err == nil {
 				m.Value(x.name, x.kind, x.help, x.value(c), labels(c)...)
+			}
+		}
+	}
+	for _, x := range stalls {
+		for i := range running {
+			c := &running[i]
+			if p := x.of(&c.detail); p != nil && c.err == nil {
+				stall := p.Some
+				if x.full {
+					stall = p.Full
+				}
+				m.Value(x.name, "counter", x.help, stall.Total.Seconds(), labels(c)...)
 			}
 		}
 	}

@@ -137,7 +137,20 @@ func (s *Server) metricsResource(w http.ResponseWriter, _ *http.Request) {
 			m.Value("container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds", float64(c.container.StartedAt)/1e9, c.labels()...)
 		}
 	})
+	each(func(c *consumer) {
+		if c.container != nil && c.usage.SwapLimit != nil {
+			m.Value("container_swap_limit_bytes", "gauge", "Current amount of the container swap limit in bytes. Reported only on non-windows systems", float64(*c.usage.SwapLimit), c.labels()...)
+		}
+	})
+	each(func(c *consumer) {
+		if c.container != nil && c.usage.Swap != nil {
+			m.Value("container_swap_usage_bytes", "gauge", "Current amount of the container swap usage in bytes. Reported only on non-windows systems", float64(*c.usage.Swap), c.labels()...)
+		}
+	})
 	if node, err := s.cfg.Usage.Usage("/"); err == nil {
+		if node.Swap != nil {
+			m.Value("node_swap_usage_bytes", "gauge", "Current swap usage of the node in bytes. Reported only on non-windows systems", float64(*node.Swap))
+		}
 		m.Value("node_cpu_usage_seconds_total", "counter", fmt.Sprintf(cpu, "node"), float64(node.CPUNanos)/1e9)
 		m.Value("node_memory_working_set_bytes", "gauge", fmt.Sprintf(memory, "node"), float64(node.WorkingSet))
 	} else {
@@ -151,6 +164,11 @@ func (s *Server) metricsResource(w http.ResponseWriter, _ *http.Request) {
 	each(func(c *consumer) {
 		if c.container == nil {
 			m.Value("pod_memory_working_set_bytes", "gauge", fmt.Sprintf(memory, "pod"), float64(c.usage.WorkingSet), c.labels()...)
+		}
+	})
+	each(func(c *consumer) {
+		if c.container == nil && c.usage.Swap != nil {
+			m.Value("pod_swap_usage_bytes", "gauge", "Current amount of the pod swap usage in bytes. Reported only on non-windows systems", float64(*c.usage.Swap), c.labels()...)
 		}
 	})
 	m.Value("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise", failed)

@@ -66,7 +66,13 @@ func newWorld(t *testing.T) (*world, *httptest.Server) {
 		})
 	}
 	tally := meter.NewTally()
-	s := New(Config{NodeName: "n1", Pods: w, Runtime: w, Usage: w, Reviews: w, DataDir: dir, NodeLogs: dir, PodLogDir: dir, Tally: tally, Metrics: func(m *Metrics) { tally.Write(m) }})
+	s := New(Config{
+		NodeName: "n1", Pods: w, Runtime: w, Usage: w, Reviews: w, System: map[string]string{"pods": "/kubepods"},
+		Detail: func(string) cgroup.Detail {
+			return cgroup.Detail{IOPressure: &cgroup.Pressure{Some: cgroup.Stall{Avg10: 1.5, Total: 2 * time.Second}}, CPUPressure: &cgroup.Pressure{Full: cgroup.Stall{Total: time.Second}}}
+		},
+		DataDir: dir, NodeLogs: dir, PodLogDir: dir, Tally: tally, Metrics: func(m *Metrics) { tally.Write(m) },
+	})
 	srv := httptest.NewServer(s.Handler())
 	t.Cleanup(srv.Close)
 	return w, srv
@@ -79,7 +85,7 @@ func (w *world) Pod(ns, name string) (*corev1.Pod, bool) {
 func (w *world) Cache() *cri.Cache          { return w.cache }
 func (w *world) PodPath(*corev1.Pod) string { return "/kubepods/poduid-1" }
 func (w *world) Usage(p string) (cgroup.Usage, error) {
-	return cgroup.Usage{Time: time.Now(), CPUNanos: 5e9, Memory: 2 << 20, WorkingSet: 1 << 20, Limit: 4 << 20, PIDs: 3}, nil
+	return cgroup.Usage{Time: time.Now(), CPUNanos: 5e9, Memory: 2 << 20, WorkingSet: 1 << 20, Limit: 4 << 20, PIDs: 3, Swap: new(uint64(1 << 10)), SwapLimit: new(uint64(3 << 10))}, nil
 }
 
 func (w *world) ask(format string, args ...any) (string, error) {
@@ -322,10 +328,22 @@ func TestSummaryAndMetrics(t *testing.T) {
 	if len(sum.Pods) != 1 || len(sum.Pods[0].Containers) != 1 || *sum.Pods[0].Containers[0].Memory.WorkingSetBytes != 1<<20 || *sum.Pods[0].Memory.AvailableBytes != 3<<20 || sum.Node.Fs == nil {
 		t.Errorf("summary: %s", body)
 	}
+	if c := sum.Pods[0].Containers[0]; *c.Swap.SwapUsageBytes != 1<<10 || *c.Swap.SwapAvailableBytes != 2<<10 || c.IO.PSI.Some.Total != 2e9 || c.IO.PSI.Some.Avg10 != 1.5 || c.CPU.PSI.Full.Total != 1e9 || c.Memory.PSI != nil {
+		t.Errorf("swap or pressure: %s", body)
+	}
+	if n := sum.Node; len(n.SystemContainers) != 1 || n.SystemContainers[0].Name != "pods" || n.IO == nil || n.Swap == nil || sum.Pods[0].Swap == nil || sum.Pods[0].IO == nil {
+		t.Errorf("node: %s", body)
+	}
+	_, body = request(t, "GET", srv.URL+"/metrics/cadvisor", "admin")
+	if !strings.Contains(body, `container_pressure_io_waiting_seconds_total{container="c",`) || strings.Contains(body, "container_pressure_memory") {
+		t.Errorf("pressure:\n%s", body)
+	}
 	_, body = request(t, "GET", srv.URL+"/metrics/resource", "admin")
 	for _, want := range []string{
 		"# TYPE container_cpu_usage_seconds_total counter\n", `container_memory_working_set_bytes{container="c",namespace="ns",pod="p"} 1.048576e+06`,
 		`pod_cpu_usage_seconds_total{namespace="ns",pod="p"} 5`, "node_cpu_usage_seconds_total 5\n",
+		`container_swap_usage_bytes{container="c",namespace="ns",pod="p"} 1024`, `container_swap_limit_bytes{container="c",namespace="ns",pod="p"} 3072`,
+		`pod_swap_usage_bytes{namespace="ns",pod="p"} 1024`, "node_swap_usage_bytes 1024\n",
 	} {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %q in\n%s", want, body)
@@ -340,5 +358,16 @@ func TestSummaryAndMetrics(t *testing.T) {
 	}
 	if strings.Count(body, "# TYPE kubelet_running_containers ") != 1 {
 		t.Error("a series is declared twice")
+	}
+}
+
+func TestLinksOfTheMachine(t *testing.T) {
+	n := parseNetwork("Inter-|   Receive |\n face |bytes packets errs\n    lo: 1 0 0 0 0 0 0 0 1 0 0 0 0 0 0 0\n" +
+		"cni0: 7 1 2 0 0 0 0 0 8 1 3 0 0 0 0 0\nveth1: 9 0 0 0 0 0 0 0 9 0 0 0 0 0 0 0\n  eth0: 10 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0\n")
+	if n == nil || n.Name != "eth0" || *n.RxBytes != 10 || *n.TxBytes != 20 || len(n.Interfaces) != 2 || *n.Interfaces[0].RxErrors != 2 || *n.Interfaces[0].TxErrors != 3 {
+		t.Errorf("%+v", n)
+	}
+	if parseNetwork("") != nil {
+		t.Error("links out of nothing")
 	}
 }

@@ -1,8 +1,10 @@
 package server
 
 import (
+	"maps"
 	"net/http"
 	"path"
+	"slices"
 	"sync"
 	"time"
 
@@ -90,12 +92,23 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 	out := stats.Summary{Node: stats.NodeStats{NodeName: s.cfg.NodeName, StartTime: metav1.NewTime(s.started)}, Pods: []stats.PodStats{}}
 	paths := map[string]bool{"/": true}
 	if u, err := s.cfg.Usage.Usage("/"); err == nil {
-		out.Node.CPU, out.Node.Memory = s.cpu("/", u), memory(u)
+		out.Node.CPU, out.Node.Memory, out.Node.Swap = s.cpu("/", u), memory(u), swap(u)
 		out.Node.Rlimit = rlimit()
+	}
+	out.Node.IO = s.pressure("/", out.Node.CPU, out.Node.Memory)
+	for _, name := range slices.Sorted(maps.Keys(s.cfg.System)) {
+		at := s.cfg.System[name]
+		paths[at] = true
+		if u, err := s.cfg.Usage.Usage(at); err == nil {
+			c := stats.ContainerStats{Name: name, StartTime: metav1.NewTime(s.started), CPU: s.cpu(at, u), Memory: memory(u), Swap: swap(u)}
+			c.IO = s.pressure(at, c.CPU, c.Memory)
+			out.Node.SystemContainers = append(out.Node.SystemContainers, c)
+		}
 	}
 	var sandboxes map[string]*runtimeapi.PodSandboxStats
 	if !brief {
 		out.Node.Fs = fileSystem(s.cfg.DataDir)
+		out.Node.Network = nodeNetwork()
 		out.Node.Runtime = &stats.RuntimeStats{ImageFs: out.Node.Fs, ContainerFs: out.Node.Fs}
 		sandboxes = s.sandboxes(r)
 	}
@@ -108,8 +121,9 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 			p := stats.PodStats{
 				PodRef: stats.PodReference{Name: c.pod.Name, Namespace: c.pod.Namespace, UID: string(c.pod.UID)},
 				CPU:    s.cpu(c.path, c.usage), Memory: memory(c.usage), ProcessStats: &stats.ProcessStats{ProcessCount: &c.usage.PIDs},
-				Containers: []stats.ContainerStats{},
+				Containers: []stats.ContainerStats{}, Swap: swap(c.usage),
 			}
+			p.IO = s.pressure(c.path, p.CPU, p.Memory)
 			if c.pod.Status.StartTime != nil {
 				p.StartTime = *c.pod.Status.StartTime
 			}
@@ -129,7 +143,9 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 		}
 		k := stats.ContainerStats{
 			Name: c.container.Name, StartTime: metav1.NewTime(time.Unix(0, c.container.StartedAt)), CPU: s.cpu(c.path, c.usage), Memory: memory(c.usage),
+			Swap: swap(c.usage),
 		}
+		k.IO = s.pressure(c.path, k.CPU, k.Memory)
 		if !brief {
 			s.files(&k, &c, out.Node.Fs, sandboxes[string(c.pod.UID)])
 			add(pod.EphemeralStorage, k.Rootfs)
@@ -154,6 +170,47 @@ func memory(u cgroup.Usage) *stats.MemoryStats {
 		m.AvailableBytes = &free
 	}
 	return m
+}
+
+// swap is nil where the kernel doesn't account it.
+func swap(u cgroup.Usage) *stats.SwapStats {
+	if u.Swap == nil {
+		return nil
+	}
+	out := &stats.SwapStats{Time: metav1.NewTime(u.Time), SwapUsageBytes: u.Swap}
+	if u.SwapLimit != nil {
+		free := *u.SwapLimit - min(*u.Swap, *u.SwapLimit)
+		out.SwapAvailableBytes = &free
+	}
+	return out
+}
+
+// pressure adds what waits for CPU time and memory, and returns what waits for devices.
+func (s *Server) pressure(path string, cpu *stats.CPUStats, memory *stats.MemoryStats) *stats.IOStats {
+	if s.cfg.Detail == nil {
+		return nil
+	}
+	d := s.cfg.Detail(path)
+	if cpu != nil {
+		cpu.PSI = psi(d.CPUPressure)
+	}
+	if memory != nil {
+		memory.PSI = psi(d.MemoryPressure)
+	}
+	if d.IOPressure == nil {
+		return nil
+	}
+	return &stats.IOStats{Time: metav1.Now(), PSI: psi(d.IOPressure)}
+}
+
+func psi(p *cgroup.Pressure) *stats.PSIStats {
+	if p == nil {
+		return nil
+	}
+	data := func(s cgroup.Stall) stats.PSIData {
+		return stats.PSIData{Total: uint64(s.Total.Nanoseconds()), Avg10: s.Avg10, Avg60: s.Avg60, Avg300: s.Avg300}
+	}
+	return &stats.PSIStats{Full: data(p.Full), Some: data(p.Some)}
 }
 
 func fileSystem(dir string) *stats.FsStats {

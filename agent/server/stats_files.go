@@ -82,6 +82,44 @@ func network(sb *runtimeapi.PodSandboxStats) *stats.NetworkStats {
 	return out
 }
 
+// nodeNetwork are the machine's own links: pods' ends of theirs, and the loopback, say nothing about the machine.
+func nodeNetwork() *stats.NetworkStats {
+	b, err := os.ReadFile("/proc/net/dev")
+	if err != nil {
+		return nil
+	}
+	return parseNetwork(string(b))
+}
+
+// parseNetwork reads /proc/net/dev. The first link stands for all, or eth0 where there is one.
+func parseNetwork(text string) *stats.NetworkStats {
+	out := &stats.NetworkStats{Time: metav1.Now()}
+	for line := range strings.Lines(text) {
+		name, rest, ok := strings.Cut(line, ":")
+		name = strings.TrimSpace(name)
+		f := strings.Fields(rest)
+		if !ok || len(f) < 11 || name == "lo" || strings.HasPrefix(name, "veth") {
+			continue
+		}
+		number := func(i int) *uint64 {
+			n, err := strconv.ParseUint(f[i], 10, 64)
+			if err != nil {
+				return nil
+			}
+			return &n
+		}
+		link := stats.InterfaceStats{Name: name, RxBytes: number(0), RxErrors: number(2), TxBytes: number(8), TxErrors: number(10)}
+		if len(out.Interfaces) == 0 || name == "eth0" {
+			out.InterfaceStats = link
+		}
+		out.Interfaces = append(out.Interfaces, link)
+	}
+	if len(out.Interfaces) == 0 {
+		return nil
+	}
+	return out
+}
+
 // rlimit is how many processes the machine may have, and has.
 func rlimit() *stats.RlimitStats {
 	out := &stats.RlimitStats{Time: metav1.Now()}
