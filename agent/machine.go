@@ -165,6 +165,9 @@ func (a *Agent) tuning(p *parts) criconfig.Tuning {
 			t.HugePages = append(t.HugePages, criconfig.HugePageSizes([]string{n.Name()})...)
 		}
 	}
+	allocatable := p.node.Allocatable()[corev1.ResourceMemory]
+	t.SingleOOM = k.SingleProcessOOMKill
+	t.MemoryQoS = criconfig.MemoryQoS{Throttle: k.Throttle(), Protect: k.MemoryReservationPolicy == kubeletconfig.TieredReservation, Allocatable: allocatable.Value()}
 	_, err := os.Stat(filepath.Join("/sys/fs/cgroup", p.cgroups.Root(), "memory.swap.max"))
 	t.SwapControl = err == nil
 	if k.MemorySwap.SwapBehavior == "LimitedSwap" {

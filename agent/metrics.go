@@ -57,6 +57,11 @@ func (a *Agent) metrics(p *parts) func(*server.Metrics) {
 		if p.cgroups.V2() {
 			version = 2
 		}
+		if p.cgroups.V2() {
+			hard, soft := p.cgroups.Protected()
+			m.Value("kubelet_memory_qos_node_memory_min_bytes", "gauge", "Total memory.min in bytes for Guaranteed pods", float64(hard))
+			m.Value("kubelet_memory_qos_node_memory_low_bytes", "gauge", "Total memory.low in bytes for Burstable pods", float64(soft))
+		}
 		m.Value("kubelet_cgroup_version", "gauge", "cgroup version on the hosts.", version)
 		begin, end := p.shutdown.Times()
 		m.Value("kubelet_graceful_shutdown_start_time_seconds", "gauge", "Last graceful shutdown start time since unix epoch in seconds", epoch(begin))

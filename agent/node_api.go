@@ -59,7 +59,7 @@ func (a *Agent) serverConfig(p *parts) (server.Config, error) {
 	cfg := server.Config{
 		NodeName: a.cfg.NodeName, Address: net.JoinHostPort(k.Address, strconv.Itoa(int(k.Port))), Certificate: p.certs.Serving, Reviews: p.api.client,
 		Pods: p.pods, Runtime: p.cri, Usage: p.cgroups, PodLogDir: k.PodLogsDir, DataDir: a.cfg.Dirs.Data, Capacity: p.node.Capacity,
-		NoDebugging: !k.EnableDebuggingHandlers, NoSystemLogs: !k.EnableSystemLogHandler,
+		NoDebugging: !k.EnableDebuggingHandlers, NoSystemLogs: !k.EnableSystemLogHandler, LogQueries: k.EnableSystemLogQuery,
 		Anonymous: isTrue(k.Authentication.Anonymous.Enabled), NoTokens: !isTrue(k.Authentication.Webhook.Enabled), AllowAll: k.Authorization.Mode == "AlwaysAllow",
 		TokenTTL: k.Authentication.Webhook.CacheTTL.Duration, AllowedTTL: k.Authorization.Webhook.CacheAuthorizedTTL.Duration, DeniedTTL: k.Authorization.Webhook.CacheUnauthorizedTTL.Duration,
 		Configz: a.configz(), Metrics: a.metrics(p), Tally: p.meters.tally, Probes: p.pods.ProbeMetrics,

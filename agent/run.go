@@ -39,6 +39,7 @@ import (
 	"github.com/mote-edge/mote/agent/status"
 	"github.com/mote-edge/mote/agent/userns"
 	"github.com/mote-edge/mote/agent/volume"
+	"github.com/mote-edge/mote/agent/watchdog"
 	"github.com/mote-edge/mote/internal/kubeclient"
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/internal/version"
@@ -122,6 +123,20 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.cfg.Kubelet.ContainerRuntimeEndpoint == "" {
 		run("runtime", func(ctx context.Context) error { return superviseRuntime(ctx, a.cfg.Dirs, a.cfg.Log) })
 	}
+	alive, err := watchdog.FromEnvironment()
+	if err != nil {
+		return err
+	}
+	run("watchdog", func(ctx context.Context) error {
+		if !wait(ctx, listed) {
+			return nil
+		}
+		if err := alive.Ready(); err != nil {
+			a.cfg.Log.Warn("systemd isn't told that the agent is up", "err", err)
+		}
+		// Whoever holds a lock of the pods for good keeps this from coming back.
+		return alive.Run(ctx, func() error { p.pods.Pods(); return nil }, a.cfg.Log)
+	})
 	run("volumes", p.volumes.Run)
 	run("node", p.node.Run)
 	run("logs", a.rotator(p).Run)
@@ -231,7 +246,8 @@ func (a *Agent) assemble(ctx context.Context) (*parts, error) {
 	}
 	if p.cgroups, err = cgroup.New(cgroup.Config{
 		Root: cfg.Kubelet.CgroupRoot, CPUQuota: cfg.Kubelet.CPUCFSQuota, CPUPeriod: uint64(cfg.Kubelet.CPUCFSQuotaPeriod.Microseconds()), PodPIDs: max(cfg.Kubelet.PodPidsLimit, 0),
-		NoQuota: func(uid types.UID) bool { return p.cpus != nil && p.cpus.HasExclusive(uid) },
+		NoQuota:  func(uid types.UID) bool { return p.cpus != nil && p.cpus.HasExclusive(uid) },
+		Throttle: cfg.Kubelet.Throttle(), Protect: cfg.Kubelet.MemoryReservationPolicy == kubeletconfig.TieredReservation,
 	}); err != nil {
 		return nil, err
 	}

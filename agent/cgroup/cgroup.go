@@ -33,6 +33,9 @@ type Config struct {
 	// NoQuota tells which pods get no CPU quota whatever their limits: those with CPUs of their own. Nil: none.
 	NoQuota   func(types.UID) bool
 	CPUPeriod uint64 // CFS period in microseconds; 0 means 100,000
+	// Throttle and Protect are as in criconfig.MemoryQoS, for pods as a whole.
+	Throttle float64
+	Protect  bool
 }
 
 // Tree is the cgroup tree of one node. It is safe for concurrent use.
@@ -48,6 +51,7 @@ type Tree struct {
 	making map[types.UID]chan struct{}
 	// burstable remembers the CPU requests of the burstable pods, in thousandths: their sum weighs the tier.
 	burstable map[types.UID]int64
+	protected map[types.UID]Protection // what is kept for pods, where that is configured
 }
 
 // made is a pod's cgroup as it was left.
@@ -135,6 +139,15 @@ func (t *Tree) Ensure(pod *corev1.Pod) (string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.made[pod.UID] = made{p, limits}
+	if keep := limits.Protection; keep != nil && t.hier.v2 && t.cfg.Protect && t.protected[pod.UID] != *keep {
+		if t.protected == nil {
+			t.protected = map[types.UID]Protection{}
+		}
+		t.protected[pod.UID] = *keep
+		if err := t.protectTiers(); err != nil {
+			return "", fmt.Errorf("memory kept for the pods: %w", err)
+		}
+	}
 	if QOSClass(pod) == corev1.PodQOSBurstable {
 		if milli := cpuRequest(pod); t.burstable[pod.UID] != milli {
 			t.burstable[pod.UID] = milli
@@ -231,6 +244,12 @@ func (t *Tree) Remove(uid types.UID) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.made, uid)
+	if _, ok := t.protected[uid]; ok {
+		delete(t.protected, uid)
+		if err := t.protectTiers(); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("memory kept for the pods: %w", err)
+		}
+	}
 	if _, ok := t.burstable[uid]; ok {
 		delete(t.burstable, uid)
 		if err := t.shareTier(); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -278,6 +278,15 @@ func (h hierarchies) files(l Limits) []write {
 		if l.Memory != 0 {
 			add("memory", "memory.max", limit(l.Memory))
 		}
+		if p := l.Protection; p != nil {
+			high := limit(p.High)
+			if p.High == 0 {
+				high = "max"
+			}
+			add("memory", "memory.min", strconv.FormatInt(p.Min, 10))
+			add("memory", "memory.low", strconv.FormatInt(p.Low, 10))
+			add("memory", "memory.high", high)
+		}
 	} else {
 		if l.CPUShares > 0 {
 			add("cpu", "cpu.shares", strconv.FormatUint(l.CPUShares, 10))

@@ -24,6 +24,8 @@ type Limits struct {
 	Memory    int64            // bytes; -1 for none
 	PIDs      int64            // -1 for none
 	HugePages map[string]int64 // bytes by page size as the kernel writes it ("2MB")
+	// Protection is of v2 alone; nil leaves it as it is.
+	Protection *Protection
 }
 
 // QOSClass is a pod's quality-of-service class: the one in its status if the API server has set it, else worked out.
@@ -68,7 +70,7 @@ func QOSClass(pod *corev1.Pod) corev1.PodQOSClass {
 func PodLimits(pod *corev1.Pod, cfg Config) Limits {
 	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
 	limits := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})
-	l := Limits{CPUShares: minShares, PIDs: -1, HugePages: hugePages(requests)}
+	l := Limits{CPUShares: minShares, PIDs: -1, HugePages: hugePages(requests), Protection: protection(pod, cfg)}
 	if cfg.PodPIDs > 0 {
 		l.PIDs = cfg.PodPIDs
 	}

@@ -21,6 +21,9 @@ type Tuning struct {
 	CgroupV2     bool
 	SwapControl  bool     // the kernel bounds the swap of a cgroup (v2): nobody has any unless Swap says so
 	HugePages    []string // the page sizes that the kernel has: 2MB, 1GB
+	// SingleOOM has the kernel kill one process of a container that runs out of memory, not all of it.
+	SingleOOM bool
+	MemoryQoS MemoryQoS
 }
 
 // Apply changes a container's resources accordingly.
@@ -34,6 +37,12 @@ func (t Tuning) Apply(r *runtimeapi.LinuxContainerResources, pod *corev1.Pod, c 
 		r.CpuPeriod = p
 	}
 	r.HugepageLimits = t.hugePages(r.HugepageLimits, pod)
+	if t.CgroupV2 {
+		t.MemoryQoS.apply(r, pod, c)
+		if t.SingleOOM && r.Unified["memory.oom.group"] != "" {
+			r.Unified["memory.oom.group"] = "0"
+		}
+	}
 	if swap := t.swap(pod, c); swap > 0 || t.SwapControl && t.CgroupV2 {
 		if r.Unified == nil {
 			r.Unified = map[string]string{}

@@ -67,3 +67,35 @@ func TestSeccompDefault(t *testing.T) {
 		}
 	}
 }
+
+func TestMemoryQoS(t *testing.T) {
+	const mi = 1 << 20
+	for _, tc := range []struct {
+		name                  string
+		tuning                Tuning
+		request, limit, whole string
+		want                  string // memory.min, low, high, oom.group
+	}{
+		{"by default", Tuning{CgroupV2: true}, "50Mi", "100Mi", "", "   1"},
+		{"one process", Tuning{CgroupV2: true, SingleOOM: true}, "50Mi", "100Mi", "", "   0"},
+		{"throttled", Tuning{CgroupV2: true, MemoryQoS: MemoryQoS{Throttle: 0.5}}, "50Mi", "100Mi", "", "0 0 78643200 1"},
+		{"without a limit", Tuning{CgroupV2: true, MemoryQoS: MemoryQoS{Throttle: 0.5, Allocatable: 150 * mi}}, "50Mi", "", "", "0 0 104857600 1"},
+		{"its pod has the limit", Tuning{CgroupV2: true, MemoryQoS: MemoryQoS{Throttle: 0.5, Allocatable: 150 * mi}}, "50Mi", "", "100Mi", "0 0 max 1"},
+		{"all that it asked for", Tuning{CgroupV2: true, MemoryQoS: MemoryQoS{Throttle: 0.5}}, "100Mi", "100Mi", "", "0 0 max 1"},
+		{"protected", Tuning{CgroupV2: true, MemoryQoS: MemoryQoS{Protect: true}}, "50Mi", "100Mi", "", "0 52428800 max 1"},
+		{"v1", Tuning{MemoryQoS: MemoryQoS{Protect: true, Throttle: 0.5}}, "50Mi", "100Mi", "", "   1"},
+	} {
+		r := corev1.ResourceRequirements{Requests: corev1.ResourceList{"memory": resource.MustParse(tc.request)}, Limits: corev1.ResourceList{}}
+		if tc.limit != "" {
+			r.Limits["memory"] = resource.MustParse(tc.limit)
+		}
+		pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Resources: r}}}}
+		if tc.whole != "" {
+			pod.Spec.Resources = &corev1.ResourceRequirements{Limits: corev1.ResourceList{"memory": resource.MustParse(tc.whole)}}
+		}
+		u := tc.tuning.Apply(Resources(pod, &pod.Spec.Containers[0], 4<<30, true), pod, &pod.Spec.Containers[0]).Unified
+		if got := u["memory.min"] + " " + u["memory.low"] + " " + u["memory.high"] + " " + u["memory.oom.group"]; got != tc.want {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}

@@ -48,6 +48,7 @@ type Configuration struct {
 	Authorization           Authorization  `json:"authorization"`
 	EnableDebuggingHandlers bool           `json:"enableDebuggingHandlers" zero:""`
 	EnableSystemLogHandler  bool           `json:"enableSystemLogHandler" zero:""`
+	EnableSystemLogQuery    bool           `json:"enableSystemLogQuery"`
 	HealthzPort             int32          `json:"healthzPort" zero:""`
 	HealthzBindAddress      string         `json:"healthzBindAddress"`
 
@@ -98,6 +99,9 @@ type Configuration struct {
 	ProtectKernelDefaults         bool              `json:"protectKernelDefaults" zero:""`
 	FailSwapOn                    bool              `json:"failSwapOn" zero:""`
 	MemorySwap                    MemorySwap        `json:"memorySwap"`
+	MemoryThrottlingFactor        *float64          `json:"memoryThrottlingFactor"`
+	MemoryReservationPolicy       string            `json:"memoryReservationPolicy"`
+	SingleProcessOOMKill          bool              `json:"singleProcessOOMKill"`
 	LocalStorageCapacityIsolation bool              `json:"localStorageCapacityIsolation" zero:""`
 	UserNamespaces                UserNamespaces    `json:"userNamespaces"`
 	CrashLoopBackOff              CrashLoopBackOff  `json:"crashLoopBackOff"`
@@ -149,6 +153,17 @@ type Authorization struct {
 type Reservation struct {
 	NumaNode int32               `json:"numaNode"`
 	Limits   corev1.ResourceList `json:"limits"`
+}
+
+// TieredReservation is the memoryReservationPolicy that keeps requested memory from reclaim.
+const TieredReservation = "TieredReservation"
+
+// Throttle is memoryThrottlingFactor; 0 where it isn't set.
+func (c *Configuration) Throttle() float64 {
+	if c.MemoryThrottlingFactor == nil {
+		return 0
+	}
+	return *c.MemoryThrottlingFactor
 }
 
 // MemorySwap says whether containers may use the machine's swap: NoSwap or LimitedSwap.

@@ -24,7 +24,7 @@ var built = strings.Fields(`
 	RestartAllContainersOnContainerExits NodeDeclaredFeatures EnvFiles CPUManagerPolicyBetaOptions TopologyManagerPolicyBetaOptions
 	KubeletEnsureSecretPulledImages KubeletServiceAccountTokenForCredentialProviders PodLevelResourcesFixDefaulting
 	PodLevelResourcesFixKubeletQOSClass DRAAdminAccess DRAPrioritizedList DRAPartitionableDevices DRAConsumableCapacity
-	DRADeviceTaints DRADeviceTaintRules DRAResourceClaimDeviceStatus`)
+	NodeLogQuery SystemdWatchdog KubeletPSI MemoryQoS ComponentStatusz DRAExtendedResource DRADeviceTaints DRADeviceTaintRules DRAResourceClaimDeviceStatus`)
 
 // Declared are the features of this node that the API server and the scheduler look at before they rely on them
 // (status.declaredFeatures), sorted.

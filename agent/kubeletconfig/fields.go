@@ -24,7 +24,6 @@ var ignored = map[string]string{
 	"enableProfilingHandler":                    "the node API serves no profiles",
 	"enableDebugFlagsHandler":                   "the node API changes no flags",
 	"showHiddenMetricsForVersion":               "no metric is hidden",
-	"memoryThrottlingFactor":                    "it belongs to the alpha feature MemoryQoS",
 }
 
 // refusal is what a field can't be here: any value but the harmless ones, given as JSON, is an error.
@@ -34,20 +33,17 @@ type refusal struct {
 }
 
 var refused = map[string]refusal{
-	"staticPodURL":            {[]string{`""`}, "manifests come from files: put them into staticPodPath"},
-	"staticPodURLHeader":      {[]string{`{}`}, "manifests come from files: put them into staticPodPath"},
-	"readOnlyPort":            {[]string{`0`}, "there is no unauthenticated port: let readers use port 10250 with a token that may get nodes/metrics, nodes/stats or nodes/pods"},
-	"kubeletCgroups":          {[]string{`""`}, "the agent stays in the cgroup that started it: set Slice= in its systemd unit"},
-	"systemCgroups":           {[]string{`""`}, "processes are not moved: set Slice= in their systemd units"},
-	"cgroupsPerQOS":           {[]string{`true`}, "pods always have cgroups of their own: remove it"},
-	"cgroupDriver":            {[]string{`"cgroupfs"`}, "cgroup files are written directly: set it to cgroupfs, which works beside systemd with a delegated slice as cgroupRoot"},
-	"qosReserved":             {[]string{`{}`}, "it belongs to an alpha feature: remove it"},
-	"podCIDR":                 {[]string{`""`}, "the pod range comes from the Node object: remove it"},
-	"runOnce":                 {[]string{`false`}, "upstream has taken run-once mode away, too: use a Job"},
-	"defaultPodSysctls":       {[]string{`{}`}, "it belongs to an alpha feature: set spec.securityContext.sysctls in pods"},
-	"enableSystemLogQuery":    {[]string{`false`}, "the node API doesn't query journals: use journalctl on the node"},
-	"memoryReservationPolicy": {[]string{`""`, `"None"`}, "it belongs to the alpha feature MemoryQoS: remove it"},
-	"tracing":                 {nil, "no traces are exported: remove it"},
-	"singleProcessOOMKill":    {[]string{`false`}, "a container that runs out of memory ends as a whole where the kernel can do that: remove it"},
-	"imageServiceEndpoint":    {[]string{`""`}, "images and containers are one runtime's: set containerRuntimeEndpoint alone"},
+	"staticPodURL":         {[]string{`""`}, "manifests come from files: put them into staticPodPath"},
+	"staticPodURLHeader":   {[]string{`{}`}, "manifests come from files: put them into staticPodPath"},
+	"readOnlyPort":         {[]string{`0`}, "there is no unauthenticated port: let readers use port 10250 with a token that may get nodes/metrics, nodes/stats or nodes/pods"},
+	"kubeletCgroups":       {[]string{`""`}, "the agent stays in the cgroup that started it: set Slice= in its systemd unit"},
+	"systemCgroups":        {[]string{`""`}, "processes are not moved: set Slice= in their systemd units"},
+	"cgroupsPerQOS":        {[]string{`true`}, "pods always have cgroups of their own: remove it"},
+	"cgroupDriver":         {[]string{`"cgroupfs"`}, "cgroup files are written directly: set it to cgroupfs, which works beside systemd with a delegated slice as cgroupRoot"},
+	"qosReserved":          {[]string{`{}`}, "it belongs to an alpha feature: remove it"},
+	"podCIDR":              {[]string{`""`}, "the pod range comes from the Node object: remove it"},
+	"runOnce":              {[]string{`false`}, "upstream has taken run-once mode away, too: use a Job"},
+	"defaultPodSysctls":    {[]string{`{}`}, "it belongs to an alpha feature: set spec.securityContext.sysctls in pods"},
+	"tracing":              {nil, "no traces are exported: remove it"},
+	"imageServiceEndpoint": {[]string{`""`}, "images and containers are one runtime's: set containerRuntimeEndpoint alone"},
 }

@@ -102,6 +102,10 @@ func (c *Configuration) Validate() []error {
 		wrong("userNamespaces.idsPerPod", "%d is not a multiple of 65536 below 2^32", *n)
 	}
 	oneOf("memorySwap.swapBehavior", c.MemorySwap.SwapBehavior, "", "NoSwap", "LimitedSwap")
+	oneOf("memoryReservationPolicy", c.MemoryReservationPolicy, "", "None", TieredReservation)
+	if f := c.MemoryThrottlingFactor; f != nil && (*f <= 0 || *f > 1) {
+		wrong("memoryThrottlingFactor", "%v is not above 0 and at most 1", *f)
+	}
 	oneOf("authorization.mode", c.Authorization.Mode, "AlwaysAllow", "Webhook")
 	oneOf("topologyManagerPolicy", c.TopologyManagerPolicy, "none", "best-effort", "restricted", "single-numa-node")
 	oneOf("topologyManagerScope", c.TopologyManagerScope, "container", "pod")

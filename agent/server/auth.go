@@ -205,6 +205,8 @@ func subresources(path string) []string {
 		return []string{"metrics"}
 	case under("/logs"):
 		return []string{"log"}
+	case under("/statusz"):
+		return []string{"statusz"}
 	case under("/pods"), under("/runningpods"):
 		return []string{"pods", "proxy"}
 	case under("/healthz"):

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"time"
 
 	"google.golang.org/grpc"
@@ -27,6 +28,7 @@ import (
 	"github.com/mote-edge/mote/agent/cgroup"
 	"github.com/mote-edge/mote/agent/cri"
 	"github.com/mote-edge/mote/agent/meter"
+	"github.com/mote-edge/mote/internal/version"
 )
 
 // Pods are the pods of this node. The objects are shared and must not be changed.
@@ -68,6 +70,7 @@ type Config struct {
 	TokenTTL, AllowedTTL, DeniedTTL time.Duration // how long answers hold; 0 means two minutes, five minutes, 30 seconds
 	// NoDebugging leaves out exec, attach, port-forward, logs and the lists of pods; NoSystemLogs leaves out /logs/.
 	NoDebugging, NoSystemLogs bool
+	LogQueries                bool // /logs/?query= asks the journal
 
 	Pods      Pods
 	Runtime   Runtime
@@ -173,6 +176,7 @@ func (s *Server) Handler() http.Handler {
 	handle := func(pattern string, h http.HandlerFunc) { mux.HandleFunc(pattern, s.counted(pattern, h)) }
 	handle("GET /healthz", s.healthz)
 	handle("GET /healthz/{check}", s.healthz)
+	handle("GET /statusz", s.statusz)
 	handle("GET /pods", s.pods)
 	handle("GET /pods/", s.pods)
 	handle("GET /stats/summary", s.summary)
@@ -195,7 +199,7 @@ func (s *Server) Handler() http.Handler {
 		handle("POST /run/{namespace}/{pod}/{uid}/{container}", s.run)
 		handle("GET /configz", s.configz)
 		if !s.cfg.NoSystemLogs {
-			mux.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(s.cfg.NodeLogs))))
+			mux.Handle("GET /logs/", s.systemLogs())
 		}
 	}
 	return s.auth.protect(mux)
@@ -210,6 +214,16 @@ func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = w.Write([]byte("ok"))
+}
+
+// statusz is what the program is and since when, for people (KEP-4827).
+func (s *Server) statusz(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	up := time.Since(s.started)
+	_, _ = fmt.Fprintf(w, "\nkubelet statusz\nWarning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.\n\n"+
+		"Started: %s\nUp: %d hr %02d min %02d sec\nGo version: %s\nBinary version: %s\n\nPaths: /configz /healthz /metrics\n",
+		s.started.UTC().Format(time.RFC1123), int(up.Hours()), int(up.Minutes())%60, int(up.Seconds())%60, runtime.Version(), version.GitVersion())
 }
 
 func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
