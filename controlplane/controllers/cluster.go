@@ -18,6 +18,7 @@ import (
 	"github.com/mote-edge/mote/controlplane/controllers/bootstraptoken"
 	"github.com/mote-edge/mote/controlplane/controllers/certificates"
 	"github.com/mote-edge/mote/controlplane/controllers/clusterrole"
+	"github.com/mote-edge/mote/controlplane/controllers/devicetaint"
 	"github.com/mote-edge/mote/controlplane/controllers/disruption"
 	"github.com/mote-edge/mote/controlplane/controllers/gc"
 	"github.com/mote-edge/mote/controlplane/controllers/namespace"
@@ -58,6 +59,9 @@ func cluster(cfg Config) ([]entry, error) {
 		}},
 		{"resourceclaim", func() (controller, error) {
 			return resourceclaim.New(resourceclaim.Config{Client: cfg.Client, Informers: cfg.Informers, Recorder: cfg.Recorder("resource_claim")})
+		}},
+		{"devicetaint", func() (controller, error) {
+			return devicetaint.New(devicetaint.Config{Client: cfg.Client, Informers: cfg.Informers, Recorder: cfg.Recorder("device-taint-eviction")})
 		}},
 		{"ttlafterfinished", func() (controller, error) {
 			return ttlafterfinished.New(ttlafterfinished.Config{Client: cfg.Client, Informers: cfg.Informers})
