@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -101,7 +102,7 @@ func admitResources(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.Re
 	}
 	for name, want := range resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}) {
 		have, ok := allocatable[name]
-		if want.IsZero() || !ok && name != corev1.ResourceCPU && name != corev1.ResourceMemory && name != corev1.ResourceEphemeralStorage {
+		if want.IsZero() || byClaim(pod, name) || !ok && name != corev1.ResourceCPU && name != corev1.ResourceMemory && name != corev1.ResourceEphemeralStorage {
 			continue // extended resources that this node knows nothing of are the scheduler's matter
 		}
 		sum := used[name]
@@ -113,6 +114,12 @@ func admitResources(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.Re
 		}
 	}
 	return nil
+}
+
+// byClaim tells whether a pod has an extended resource by a claim, not by a device plugin of this node.
+func byClaim(pod *corev1.Pod, name corev1.ResourceName) bool {
+	s := pod.Status.ExtendedResourceClaimStatus
+	return s != nil && slices.ContainsFunc(s.RequestMappings, func(m corev1.ContainerExtendedResourceRequest) bool { return m.ResourceName == string(name) })
 }
 
 // amount is a quantity in the unit that messages have: thousandths for CPU.

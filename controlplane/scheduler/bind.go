@@ -18,6 +18,12 @@ func (s *Scheduler) bind(ctx context.Context, it *item, pod *fit.Pod, d decision
 	if err == nil {
 		err = s.claims.Bind(ctx, d.claims, d.node)
 	}
+	if err == nil && s.claims.Pending(d.claims, d.node) {
+		s.recorder.Eventf(pod.Pod, corev1.EventTypeNormal, "BindingConditionsPending", "waiting for binding conditions for device on node %s", d.node)
+		<-s.bindings // that may take minutes, which others don't wait for
+		err = s.claims.Await(ctx, d.claims, d.node)
+		s.bindings <- struct{}{}
+	}
 	if err == nil {
 		err = s.cfg.Client.CoreV1().Pods(pod.Namespace).Bind(ctx, &corev1.Binding{
 			ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},

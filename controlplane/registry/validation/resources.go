@@ -31,7 +31,7 @@ func requirements(l *list, r *corev1.ResourceRequirements, p *field.Path) {
 		for name, q := range all {
 			kp := p.Key(string(name))
 			l.qualifiedName(kp, string(name))
-			if native(name) && !standardContainerResources.Has(name) && !hugePages(name) {
+			if !strings.Contains(string(name), "/") && !standardContainerResources.Has(name) && !hugePages(name) {
 				l.add(field.Invalid(kp, name, "must be a standard resource for containers"))
 			}
 			l.quantity(kp, q)

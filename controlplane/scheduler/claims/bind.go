@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -29,7 +30,7 @@ func (c *Claims) Bind(ctx context.Context, pc fit.PodClaims, node string) error 
 			return fmt.Errorf("resource claim %s/%s: %w", claim.Namespace, claim.Name, err)
 		}
 	}
-	return nil
+	return p.bindExtended(ctx, node)
 }
 
 func (p *podClaims) bind(ctx context.Context, claim *resourcev1.ResourceClaim, node string) error {
@@ -67,12 +68,22 @@ func (p *podClaims) bind(ctx context.Context, claim *resourcev1.ResourceClaim, n
 					return err
 				}
 			}
-			got.Status.Allocation = decided
+			got.Status.Allocation = stamped(decided)
 		}
 		got.Status.ReservedFor = append(got.Status.ReservedFor, consumer(p.pod))
 		_, err = client.UpdateStatus(ctx, got, metav1.UpdateOptions{})
 		return err
 	})
+}
+
+// stamped says when devices were allocated that have to be made ready: their drivers have only so long.
+func stamped(a *resourcev1.AllocationResult) *resourcev1.AllocationResult {
+	if waits(a) {
+		a = a.DeepCopy()
+		now := metav1.Now()
+		a.AllocationTimestamp = &now
+	}
+	return a
 }
 
 // Unreserve takes back what was decided for a pod that isn't bound after all. Allocations that were written stay: the
@@ -86,8 +97,22 @@ func (c *Claims) Unreserve(ctx context.Context, pc fit.PodClaims) {
 	for _, claim := range p.missing {
 		delete(c.pending, claim.UID)
 	}
+	for _, x := range p.extended {
+		delete(c.pending, x.claim.UID)
+	}
+	if p.made != nil {
+		delete(c.pending, p.made.UID)
+	}
 	c.mu.Unlock()
+	if p.made != nil {
+		if err := c.discard(ctx, p.made); err != nil {
+			slog.WarnContext(ctx, "claim of extended resources not deleted, the next try does it", "claim", p.made.Namespace+"/"+p.made.Name, "err", err)
+		}
+	}
 	for _, claim := range p.claims {
+		if err := c.giveUp(ctx, claim); err != nil && !apierrors.IsNotFound(err) {
+			slog.WarnContext(ctx, "devices that didn't get ready stay allocated", "claim", claim.Namespace+"/"+claim.Name, "err", err)
+		}
 		patch, err := json.Marshal(map[string]any{
 			"metadata": map[string]any{"uid": claim.UID},
 			"status":   map[string]any{"reservedFor": []any{map[string]any{"$patch": "delete", "uid": p.pod.UID}}},
@@ -113,6 +138,9 @@ func (c *Claims) Refused(ctx context.Context, pc fit.PodClaims) (bool, error) {
 	p, ok := pc.(*podClaims)
 	if !ok || p == nil {
 		return false, nil
+	}
+	if p.old != nil {
+		return true, c.discard(ctx, p.old)
 	}
 	claim := p.unused()
 	if claim == nil {

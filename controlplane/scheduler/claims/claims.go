@@ -4,7 +4,7 @@
 // Nothing is watched before the first claim, device class or pod with claims: most clusters never have any.
 //
 // Reads: ResourceClaims, DeviceClasses, ResourceSlices, DeviceTaintRules. Writes: finalizer, allocation and reservations
-// of ResourceClaims.
+// of ResourceClaims; the claims of extended resources, and extendedResourceClaimStatus of their pods.
 package claims
 
 import (
@@ -30,7 +30,7 @@ import (
 )
 
 // features are those that the API server's v1 types have by default at 1.37 and the library allocates by itself.
-var features = structured.Features{AdminAccess: true, PrioritizedList: true, PartitionableDevices: true, DeviceTaints: true, ConsumableCapacity: true}
+var features = structured.Features{AdminAccess: true, PrioritizedList: true, PartitionableDevices: true, DeviceTaints: true, ConsumableCapacity: true, DeviceBindingAndStatus: true}
 
 // Claims knows the cluster's claims and devices. It is safe for concurrent use.
 type Claims struct {
@@ -43,6 +43,7 @@ type Claims struct {
 	synced  []cache.InformerSynced
 	pending map[types.UID]*resourcev1.AllocationResult // decided, and not yet seen in the cache
 	cel     *cel.Cache
+	moved   chan struct{} // closed, and made anew, when a claim changes
 
 	claims  resourcelisters.ResourceClaimLister
 	classes resourcelisters.DeviceClassLister
@@ -54,7 +55,7 @@ var _ fit.Claims = (*Claims)(nil)
 
 // New returns what knows of no claims yet.
 func New(client kubernetes.Interface, f informers.SharedInformerFactory, changed func()) *Claims {
-	return &Claims{client: client, informer: f, changed: changed, pending: map[types.UID]*resourcev1.AllocationResult{}}
+	return &Claims{client: client, informer: f, changed: changed, pending: map[types.UID]*resourcev1.AllocationResult{}, moved: make(chan struct{})}
 }
 
 // Look begins to watch if the cluster has claims or classes already. Errors mean that they can't be used.
@@ -116,11 +117,14 @@ func (c *Claims) ready() bool {
 }
 
 func (c *Claims) claimChanged(o any) {
-	if claim := o.(*resourcev1.ResourceClaim); claim.Status.Allocation != nil {
-		c.mu.Lock()
+	claim := o.(*resourcev1.ResourceClaim)
+	c.mu.Lock()
+	if claim.Status.Allocation != nil {
 		delete(c.pending, claim.UID)
-		c.mu.Unlock()
 	}
+	close(c.moved)
+	c.moved = make(chan struct{})
+	c.mu.Unlock()
 	c.changed()
 }
 
@@ -192,11 +196,11 @@ func Tainted(all []*resourcev1.ResourceSlice, rules []*resourcev1.DeviceTaintRul
 		copied := false
 		for _, r := range rules {
 			sel := r.Spec.DeviceSelector
-			if sel != nil && (sel.Driver != nil && *sel.Driver != s.Spec.Driver || sel.Pool != nil && *sel.Pool != s.Spec.Pool.Name) {
-				continue
+			if sel == nil || sel.Driver != nil && *sel.Driver != s.Spec.Driver || sel.Pool != nil && *sel.Pool != s.Spec.Pool.Name {
+				continue // without a selector a rule is about no device; with an empty one, about all
 			}
 			for j := range s.Spec.Devices {
-				if sel != nil && sel.Device != nil && *sel.Device != s.Spec.Devices[j].Name {
+				if sel.Device != nil && *sel.Device != s.Spec.Devices[j].Name {
 					continue
 				}
 				if !copied {
@@ -210,8 +214,8 @@ func Tainted(all []*resourcev1.ResourceSlice, rules []*resourcev1.DeviceTaintRul
 	return out
 }
 
-// Uses tells whether a pod has claims that the scheduler must see to.
-func Uses(pod *corev1.Pod) bool { return len(pod.Spec.ResourceClaims) > 0 }
+// Uses tells whether a pod has claims that the scheduler must see to, or requests that may turn into one.
+func Uses(pod *corev1.Pod) bool { return len(pod.Spec.ResourceClaims) > 0 || asksForExtended(pod) }
 
 // classes are the device classes, the way the library asks for them.
 type classes struct {

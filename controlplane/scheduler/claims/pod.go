@@ -31,6 +31,10 @@ type podClaims struct {
 	results   map[string][]resourcev1.AllocationResult
 	// misplaced are allocated claims that some node refused the pod for.
 	misplaced map[int]bool
+	backed    map[corev1.ResourceName]string // the classes behind the pod's extended resources
+	extended  map[string]*extended           // what they are on each node; its result comes after the others
+	made      *resourcev1.ResourceClaim      // for them
+	old       *resourcev1.ResourceClaim      // for them, by an earlier try: it goes first
 }
 
 var _ fit.PodClaims = (*podClaims)(nil)
@@ -45,7 +49,17 @@ func (c *Claims) For(pod *corev1.Pod) (fit.PodClaims, string) {
 	if !c.ready() {
 		return nil, "waiting for the caches of resource claims"
 	}
-	p := &podClaims{of: c, pod: pod, results: map[string][]resourcev1.AllocationResult{}, misplaced: map[int]bool{}}
+	p := &podClaims{of: c, pod: pod, results: map[string][]resourcev1.AllocationResult{}, misplaced: map[int]bool{}, extended: map[string]*extended{}}
+	var err error
+	if p.backed, err = c.backing(pod); err != nil {
+		return nil, err.Error()
+	}
+	if len(p.backed) == 0 && len(pod.Spec.ResourceClaims) == 0 {
+		return nil, ""
+	}
+	if len(p.backed) > 0 {
+		p.old = c.leftover(pod)
+	}
 	for i := range pod.Spec.ResourceClaims {
 		claim, why := c.claimOf(pod, &pod.Spec.ResourceClaims[i])
 		if why != "" {
@@ -58,7 +72,7 @@ func (c *Claims) For(pod *corev1.Pod) (fit.PodClaims, string) {
 			return nil, why
 		}
 	}
-	if len(p.missing) == 0 {
+	if len(p.missing) == 0 && len(p.backed) == 0 {
 		return p, ""
 	}
 	state, err := c.allocated()
@@ -155,18 +169,26 @@ func (p *podClaims) Fits(node *corev1.Node) string {
 	if !ok {
 		return "resourceclaim not available on the node"
 	}
-	if p.allocator == nil {
+	if p.old != nil {
+		return "cannot schedule extended resource claim"
+	}
+	missing := p.missing
+	delete(p.extended, node.Name)
+	if x := extendedOn(p.pod, p.backed, node); x != nil {
+		p.extended[node.Name], missing = x, append(slices.Clone(missing), x.claim)
+	}
+	if len(missing) == 0 {
 		return ""
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), filterTimeout)
 	defer cancel()
-	results, err := p.allocator.Allocate(ctx, node, p.missing)
+	results, err := p.allocator.Allocate(ctx, node, missing)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("node %s: timed out trying to allocate devices", node.Name)
 	case err != nil:
 		return err.Error()
-	case len(results) != len(p.missing):
+	case len(results) != len(missing):
 		return "cannot allocate all claims"
 	}
 	p.results[node.Name] = results
@@ -182,7 +204,13 @@ func (p *podClaims) Reserve(node string) {
 			p.of.pending[claim.UID] = &p.results[node][i]
 		}
 	}
+	if x := p.extended[node]; x != nil && len(p.results[node]) > len(p.missing) {
+		p.of.pending[x.claim.UID] = &p.results[node][len(p.missing)]
+	}
 }
+
+// Backs implements fit.PodClaims.
+func (p *podClaims) Backs(resource corev1.ResourceName) bool { return p.backed[resource] != "" }
 
 // unused is a claim whose allocation keeps the pod from every node that it could go to otherwise, and that nobody uses; nil if there is none.
 func (p *podClaims) unused() *resourcev1.ResourceClaim {

@@ -14,10 +14,12 @@ type PodClaims interface {
 	Fits(node *corev1.Node) string
 	// Reserve keeps what the node would give from other pods.
 	Reserve(node string)
+	// Backs tells whether an extended resource is had by a claim where no device plugin has it.
+	Backs(resource corev1.ResourceName) bool
 }
 
 func newClaims(pod *Pod, claims Claims) (PodClaims, Refusal) {
-	if len(pod.Spec.ResourceClaims) == 0 {
+	if claims == nil && len(pod.Spec.ResourceClaims) == 0 {
 		return nil, Refusal{}
 	}
 	if claims == nil {
@@ -26,6 +28,9 @@ func newClaims(pod *Pod, claims Claims) (PodClaims, Refusal) {
 	c, why := claims.For(pod.Pod)
 	if why != "" {
 		return nil, refuseFinally(DynamicResources, why)
+	}
+	if c == nil {
+		return nil, Refusal{}
 	}
 	return c, Refusal{}
 }

@@ -34,6 +34,9 @@ func filterResources(c *Cycle, n *Node) Refusal {
 		}
 		slices.Sort(names)
 		for _, name := range names {
+			if c.Claims != nil && have.Scalar[name] == 0 && c.Claims.Backs(name) {
+				continue // filterClaims sees to it
+			}
 			check(name, want.Scalar[name], have.Scalar[name], used.Scalar[name])
 		}
 	}
