@@ -58,18 +58,19 @@ func (a *Agent) allocator(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
+	look := func(uids []types.UID) { //nolint:contextcheck // a callback: the worker has a context of its own
+		for _, uid := range uids {
+			p.pods.Look(uid)
+		}
+	}
 	if p.devices, err = device.New(device.Config{
 		Dir: filepath.Join(a.cfg.KubeletDir, "device-plugins"), Nodes: machine.Mask(), Tally: p.meters.tally, Log: a.cfg.Log,
 		Changed: func() { p.node.Poke() },
-		Sick: func(uids []types.UID) { //nolint:contextcheck // a callback: the worker has a context of its own
-			for _, uid := range uids {
-				p.pods.Look(uid)
-			}
-		},
+		Sick:    look,
 	}); err != nil {
 		return err
 	}
-	claims := dra.Config{File: filepath.Join(a.cfg.Dirs.Agent(), "dra_manager_state"), Registered: func() { p.pods.RetryAll() }, Log: a.cfg.Log} //nolint:contextcheck // as above
+	claims := dra.Config{File: filepath.Join(a.cfg.Dirs.Agent(), "dra_manager_state"), Registered: func() { p.pods.RetryAll() }, Sick: look, Log: a.cfg.Log} //nolint:contextcheck // as above
 	if p.api != nil {
 		claims.API = p.api
 	}

@@ -40,7 +40,9 @@ type Config struct {
 	File string
 	// Registered is called when a driver has come: pods may wait for it. It doesn't block.
 	Registered func()
-	Log        *slog.Logger
+	// Sick is called with the pods whose devices' health has changed. It doesn't block.
+	Sick func([]types.UID)
+	Log  *slog.Logger
 }
 
 // Device is one device of a claim, as its driver prepared it.
@@ -78,10 +80,14 @@ func New(ctx context.Context, cfg Config) (*Claims, error) {
 	if cfg.Registered == nil {
 		cfg.Registered = func() {}
 	}
+	if cfg.Sick == nil {
+		cfg.Sick = func([]types.UID) {}
+	}
 	c := &Claims{
 		cfg: cfg, infos: map[types.NamespacedName]*info{},
-		drivers: &Drivers{ctx: ctx, cfg: cfg, log: cfg.Log, known: map[string][]*driver{}, wipes: map[string]*time.Timer{}},
+		drivers: &Drivers{ctx: ctx, cfg: cfg, log: cfg.Log, known: map[string][]*driver{}, wipes: map[string]*time.Timer{}, healths: map[string]map[deviceID]health{}, stale: map[string]*time.Timer{}},
 	}
+	c.drivers.users = c.holders
 	var saved []*info
 	if _, err := checkpoint.Read(cfg.File, &saved); err != nil {
 		return nil, fmt.Errorf("claims of running pods: %w: drain the node and remove the file", err)
@@ -182,13 +188,20 @@ func (c *Claims) Container(pod *corev1.Pod, ctr *corev1.Container) ([]string, er
 func (i *info) devices(request string) []Device {
 	var out []Device
 	for _, name := range slices.Sorted(maps.Keys(i.Drivers)) {
-		for _, d := range i.Drivers[name] {
-			if request == "" || len(d.Requests) == 0 || slices.ContainsFunc(d.Requests, func(r string) bool {
-				base, _, _ := strings.Cut(r, "/")
-				return r == request || base == request
-			}) {
-				out = append(out, d)
-			}
+		out = append(out, i.of(name, request)...)
+	}
+	return out
+}
+
+// of are those of one driver.
+func (i *info) of(driver, request string) []Device {
+	var out []Device
+	for _, d := range i.Drivers[driver] {
+		if request == "" || len(d.Requests) == 0 || slices.ContainsFunc(d.Requests, func(r string) bool {
+			base, _, _ := strings.Cut(r, "/")
+			return r == request || base == request
+		}) {
+			out = append(out, d)
 		}
 	}
 	return out
@@ -222,10 +235,6 @@ func requests(pod *corev1.Pod, ctr *corev1.Container) ([]request, error) {
 	}
 	return out, nil
 }
-
-// Health is the health of the devices of a container's claims. Drivers' health streams are not followed: what is
-// prepared counts as unknown, as with drivers that have none.
-func (c *Claims) Health(*corev1.Pod, string) []corev1.ResourceStatus { return nil }
 
 // Pods are those that use claims.
 func (c *Claims) Pods() []types.UID {

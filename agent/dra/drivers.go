@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
+	"k8s.io/apimachinery/pkg/types"
 	draapi "k8s.io/kubelet/pkg/apis/dra/v1"
 )
 
@@ -28,6 +29,7 @@ type driver struct {
 	api            draapi.DRAPluginClient
 	stop           context.CancelFunc
 	connected      bool
+	health         string // the service that tells it
 }
 
 // Drivers are the node's registered drivers. It is safe for concurrent use.
@@ -39,6 +41,10 @@ type Drivers struct {
 	mu    sync.Mutex
 	known map[string][]*driver // by name, the newest last
 	wipes map[string]*time.Timer
+	// What drivers said of their devices' health, and when the first of it is stale.
+	healths map[string]map[deviceID]health
+	stale   map[string]*time.Timer
+	users   func(driver string, devices []deviceID) []types.UID
 }
 
 // Validate implements plugin.Handler.
@@ -66,10 +72,13 @@ func (d *Drivers) Register(_ context.Context, name, endpoint string, services []
 		return fmt.Errorf("endpoint %s already registered for DRA driver plugin %s", endpoint, name)
 	}
 	ctx, stop := context.WithCancel(d.ctx)
-	n := &driver{name: name, endpoint: endpoint, conn: conn, api: draapi.NewDRAPluginClient(conn), stop: stop}
+	n := &driver{name: name, endpoint: endpoint, conn: conn, api: draapi.NewDRAPluginClient(conn), stop: stop, health: healthService(services)}
 	d.known[name] = append(d.known[name], n)
 	d.mu.Unlock()
 	go d.follow(ctx, n) //nolint:contextcheck // of Run: the registration ends before the driver does
+	if n.health != "" {
+		go d.watchHealth(ctx, n) //nolint:contextcheck // likewise
+	}
 	d.cfg.Registered()
 	return nil
 }
@@ -160,6 +169,9 @@ func (d *Drivers) Run(ctx context.Context) error {
 			}
 		}
 		for _, t := range d.wipes {
+			t.Stop()
+		}
+		for _, t := range d.stale {
 			t.Stop()
 		}
 	}()
