@@ -8,10 +8,15 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
+
+// Pods are written when no more have come for lull, or patience after the first: while pods start, that comes first (ADR 0340).
+// A power cut within that time costs those that it would have cost had it come a moment earlier: they wait for the API server.
+const lull, patience = 100 * time.Millisecond, 2 * time.Second
 
 // Checkpoint keeps the API server's pods of this node on disk, one file a pod, so that after a reboot they start without
 // it. Only what a pod is counts, not its status: a file is written when the spec or the metadata that pods can see change.
@@ -100,7 +105,24 @@ func (c *Checkpoint) Run(done <-chan struct{}) {
 			c.flush()
 			return
 		case <-c.wake:
+			c.settle(done)
 			c.flush()
+		}
+	}
+}
+
+// settle waits for the lull.
+func (c *Checkpoint) settle(done <-chan struct{}) {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		select {
+		case <-done:
+			return
+		case <-time.After(lull):
+		}
+		select {
+		case <-c.wake:
+		default:
+			return
 		}
 	}
 }
