@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -81,27 +82,29 @@ func TestSpam(t *testing.T) {
 
 // While pods start one after the other, what goes well waits until there is a lull; a warning doesn't.
 func TestEventsWaitForALull(t *testing.T) {
-	api := &server{}
-	r := New(api, "kubelet", "n1", slog.New(slog.DiscardHandler))
-	go func() { _ = r.Run(t.Context()) }()
-	started := func(name string) {
-		r.Pod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns", UID: types.UID(name)}}, "", corev1.EventTypeNormal, "Started", "Container started")
-	}
-	for i := range 8 { // longer than a pause, shorter than the patience
-		started(fmt.Sprint(i))
-		if c, _ := api.writes(); c > 0 {
-			t.Fatalf("%d events were written while others came", c)
+	synctest.Test(t, func(t *testing.T) { // whose clock a busy machine doesn't stretch
+		api := &server{}
+		r := New(api, "kubelet", "n1", slog.New(slog.DiscardHandler))
+		go func() { _ = r.Run(t.Context()) }()
+		started := func(name string) {
+			r.Pod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns", UID: types.UID(name)}}, "", corev1.EventTypeNormal, "Started", "Container started")
 		}
-		time.Sleep(pause / 3)
-	}
-	r.Pod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "bad", Namespace: "ns", UID: "bad"}}, "", corev1.EventTypeWarning, "BackOff", "again")
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(pause / 4) {
-		if c, _ := api.writes(); c >= 9 {
-			return
+		for i := range 8 { // longer than a pause, shorter than the patience
+			started(fmt.Sprint(i))
+			if c, _ := api.writes(); c > 0 {
+				t.Fatalf("%d events were written while others came", c)
+			}
+			time.Sleep(pause / 3)
 		}
-		if time.Now().After(end) {
-			t.Fatal("the events were not written")
+		r.Pod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "bad", Namespace: "ns", UID: "bad"}}, "", corev1.EventTypeWarning, "BackOff", "again")
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(pause / 4) {
+			if c, _ := api.writes(); c >= 9 {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatal("the events were not written")
+			}
+			started(fmt.Sprintf("more-%d", time.Now().UnixNano()))
 		}
-		started(fmt.Sprintf("more-%d", time.Now().UnixNano()))
-	}
+	})
 }
