@@ -111,9 +111,9 @@ func (c *Checkpoint) Run(done <-chan struct{}) {
 	}
 }
 
-// settle waits for the lull.
+// settle waits for the lull, but not when a pod is to be removed: that costs little, and the pod must not come back.
 func (c *Checkpoint) settle(done <-chan struct{}) {
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	for end := time.Now().Add(patience); time.Now().Before(end) && !c.removes(); {
 		select {
 		case <-done:
 			return
@@ -125,6 +125,17 @@ func (c *Checkpoint) settle(done <-chan struct{}) {
 			return
 		}
 	}
+}
+
+func (c *Checkpoint) removes() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, pod := range c.queue {
+		if pod == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *Checkpoint) flush() {

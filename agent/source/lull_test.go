@@ -33,10 +33,10 @@ func TestCheckpointsWaitForALull(t *testing.T) {
 			defer close(ended)
 			c.Run(done)
 		}()
-		n := 0
+		n, uid := 0, 0
 		put := func() {
-			n++
-			c.put(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(fmt.Sprint(n))}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}})
+			n, uid = n+1, uid+1
+			c.put(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(fmt.Sprint(uid))}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}})
 		}
 		put()
 		time.Sleep(lull + time.Millisecond)
@@ -55,6 +55,18 @@ func TestCheckpointsWaitForALull(t *testing.T) {
 		}
 		if got := written(); got < 10 {
 			t.Errorf("%d files of %d after the patience", got, n)
+		}
+		for range 3 {
+			put()
+			time.Sleep(lull / 2)
+		}
+		time.Sleep(patience)
+		put()
+		c.remove("1") // doesn't wait for a lull, and nor does what waits already
+		time.Sleep(lull)
+		n--
+		if got := written(); got != n {
+			t.Errorf("%d files after a removal, want %d", got, n)
 		}
 		put()
 		close(done) // what is queued when the agent ends is written
