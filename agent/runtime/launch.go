@@ -87,11 +87,15 @@ func newStdio(terminal, stdin bool) (_ *stdio, retErr error) {
 	return io, nil
 }
 
+// stepsLogLevel is logrus' number of "info". Unless told otherwise libcontainer's first steps send some twenty lines of "debug" for
+// each start and exec, which this program would parse and drop.
+const stepsLogLevel = "4"
+
 // process translates the specification's process.
 func process(p *specs.Process, io *stdio, init bool) *libcontainer.Process {
 	out := &libcontainer.Process{
 		Args: p.Args, Env: p.Env, Cwd: p.Cwd, UID: int(p.User.UID), GID: int(p.User.GID), Init: init,
-		NoNewPrivileges: &p.NoNewPrivileges, AppArmorProfile: p.ApparmorProfile, Label: p.SelinuxLabel,
+		NoNewPrivileges: &p.NoNewPrivileges, AppArmorProfile: p.ApparmorProfile, Label: p.SelinuxLabel, LogLevel: stepsLogLevel,
 	}
 	for _, gid := range p.User.AdditionalGids {
 		out.AdditionalGroups = append(out.AdditionalGroups, int(gid))

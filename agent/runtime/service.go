@@ -165,6 +165,7 @@ func (s *Service) Run(ctx context.Context, images cri.ImageServiceServer) error 
 	cri.RegisterRuntimeServiceServer(server, s)
 	cri.RegisterImageServiceServer(server, images)
 	s.trim = footprint.NewTrimmer(trimAfter)
+	go footprint.Breathe(ctx, gcPercent, gcWorking)
 	go func() { failed <- server.Serve(listener) }()
 	s.log.Info("serving CRI v1", "socket", listener.Addr().String(), "containers", len(s.containers), "sandboxes", len(s.sandboxes))
 	select {
@@ -178,6 +179,9 @@ func (s *Service) Run(ctx context.Context, images cri.ImageServiceServer) error 
 		return err
 	}
 }
+
+// gcPercent is Go's own default, and gcWorking what a burst of starts may let the heap grow by at least.
+const gcPercent, gcWorking = 100, 200
 
 // trimAfter is how long after work the memory that it needed is given back.
 const trimAfter = 10 * time.Second

@@ -50,7 +50,7 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
-		go footprint.Breathe(ctx, gcPercent, footprint.Working(gcWorking))
+		go footprint.Breathe(ctx, gcPercent, gcWorking)
 	}
 	dirs := layout.Default()
 	var node nodeproc.Flags

@@ -43,7 +43,7 @@ func serverCommand(dirs *layout.Dirs) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(gcPercent)
-				go footprint.Breathe(cmd.Context(), gcPercent, footprint.Working(gcWorking))
+				go footprint.Breathe(cmd.Context(), gcPercent, gcWorking)
 			}
 			footprint.RespectCgroup()
 			quietLibraries()

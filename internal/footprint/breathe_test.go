@@ -30,23 +30,37 @@ func TestBreatheSetsThePercentage(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); Breathe(ctx, 51, 201) }()
-	await := func(want int, each func()) {
+	await := func(low, high int, each func()) {
 		t.Helper()
 		for end := time.Now().Add(4 * rest); ; time.Sleep(20 * time.Millisecond) {
 			each()
 			got := debug.SetGCPercent(100)
 			debug.SetGCPercent(got)
-			if got == want {
+			if got >= low && got <= high {
 				return
 			}
 			if time.Now().After(end) {
-				t.Fatalf("the percentage is %d, not %d", got, want)
+				t.Fatalf("the percentage is %d, not between %d and %d", got, low, high)
 			}
 		}
 	}
-	await(51, func() {})
-	await(201, runtime.GC)
-	await(51, func() {})
+	await(51, 51, func() {})
+	await(201, 1e6, runtime.GC)
+	await(51, 51, func() {})
 	cancel()
 	<-done
+}
+
+func TestPercentFillsTheRoom(t *testing.T) {
+	for _, c := range []struct {
+		live, room uint64
+		want       int
+	}{{0, 1 << 20, 200}, {32 << 20, 0, 200}, {32 << 20, 32 << 20, 200}, {32 << 20, 256 << 20, 800}, {512 << 20, 256 << 20, 200}} {
+		if got := percent(200, c.live, c.room); got != c.want {
+			t.Errorf("%d bytes alive, room for %d: %d, want %d", c.live, c.room, got, c.want)
+		}
+	}
+	if r := room(); r == 0 || r > roomMost {
+		t.Errorf("this machine has room for %d bytes", r)
+	}
 }

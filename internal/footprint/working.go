@@ -1,23 +1,38 @@
 package footprint
 
-import "golang.org/x/sys/unix"
+import (
+	"runtime/metrics"
 
-// roomy is a machine's memory from which on a burst may take more of it, for the few seconds that it lasts.
-const roomy = 2 << 30
+	"golang.org/x/sys/unix"
+)
 
-// Working is the percentage for Breathe of a program that works: twice the given one where there is room. Half of the
-// collections of a burst are half of a tenth of the server's processor time.
-func Working(percent int) int {
+// A program that works may let its heap grow by a part of the machine's memory before it collects, for the few seconds that a
+// burst lasts: collections are a tenth of the server's processor time while sixty pods start.
+const (
+	roomPart = 32
+	roomMost = 256 << 20
+)
+
+// room is by how many bytes the heap may grow on this machine. A memory limit (RespectCgroup) holds it down all the same.
+func room() uint64 {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
-		return percent
+		return 0
 	}
-	return working(percent, uint64(info.Totalram)*uint64(info.Unit)) //nolint:unconvert // narrower on 32-bit machines
+	return min(roomMost, uint64(info.Totalram)*uint64(info.Unit)/roomPart) //nolint:unconvert // narrower on 32-bit machines
 }
 
-func working(percent int, memory uint64) int {
-	if memory >= roomy {
-		return 2 * percent
+// percent is what the collector is told while the program works: the given percentage, or what fills the room.
+func percent(working int, live, room uint64) int {
+	if live == 0 {
+		return working
 	}
-	return percent
+	return int(max(uint64(working), min(room*100/live, 1e6))) // an int may have 32 bits
+}
+
+// live is what the last collection found alive, in bytes.
+func live() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
 }
