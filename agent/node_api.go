@@ -64,6 +64,7 @@ func (a *Agent) serverConfig(p *parts) (server.Config, error) {
 		TokenTTL: k.Authentication.Webhook.CacheTTL.Duration, AllowedTTL: k.Authorization.Webhook.CacheAuthorizedTTL.Duration, DeniedTTL: k.Authorization.Webhook.CacheUnauthorizedTTL.Duration,
 		Configz: a.configz(), Metrics: a.metrics(p), Tally: p.meters.tally, Probes: p.pods.ProbeMetrics,
 		Detail: p.cgroups.Detail, Volumes: volumes.of, Logs: volumes.logs, Log: a.cfg.Log,
+		Links:  p.cgroups.Links,
 		System: map[string]string{"pods": p.cgroups.Root()},
 		Sandboxes: func(ctx context.Context) ([]*runtimeapi.PodSandboxStats, error) {
 			r, err := p.cri.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{})

@@ -14,6 +14,7 @@ type Detail struct {
 	Cache, Swap           uint64 // bytes
 	OOMKills              uint64
 	ReadBytes, WriteBytes uint64 // of block devices
+	Reads, Writes         uint64 // operations
 	// What waits for what; nil where the kernel doesn't tell.
 	CPUPressure, MemoryPressure, IOPressure *Pressure
 }
@@ -30,7 +31,8 @@ func (t *Tree) Detail(cg string) Detail {
 		d.Swap, _ = readUint(dir, "memory.swap.current")
 		events, _ := readKeys(dir, "memory.events")
 		d.OOMKills = events["oom_kill"]
-		d.ReadBytes, d.WriteBytes = ioStat(filepath.Join(dir, "io.stat"))
+		d.ReadBytes, d.WriteBytes = ioStat(filepath.Join(dir, "io.stat"), "bytes")
+		d.Reads, d.Writes = ioStat(filepath.Join(dir, "io.stat"), "ios")
 		return d
 	}
 	cpu, _ := readKeys(filepath.Join(t.hier.v1["cpu"], cg), "cpu.stat")
@@ -41,21 +43,22 @@ func (t *Tree) Detail(cg string) Detail {
 	d.OOMKills = oom["oom_kill"]
 	if mount := t.hier.v1["blkio"]; mount != "" {
 		d.ReadBytes, d.WriteBytes = blkio(filepath.Join(mount, cg, "blkio.throttle.io_service_bytes_recursive"))
+		d.Reads, d.Writes = blkio(filepath.Join(mount, cg, "blkio.throttle.io_serviced_recursive"))
 	}
 	return d
 }
 
-// ioStat sums lines like "8:0 rbytes=1 wbytes=2 rios=3 …".
-func ioStat(path string) (read, written uint64) {
+// ioStat sums bytes or ios of lines like "8:0 rbytes=1 wbytes=2 rios=3 …".
+func ioStat(path, what string) (read, written uint64) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0, 0
 	}
 	for _, f := range strings.Fields(string(b)) {
-		if v, ok := strings.CutPrefix(f, "rbytes="); ok {
+		if v, ok := strings.CutPrefix(f, "r"+what+"="); ok {
 			n, _ := strconv.ParseUint(v, 10, 64)
 			read += n
-		} else if v, ok := strings.CutPrefix(f, "wbytes="); ok {
+		} else if v, ok := strings.CutPrefix(f, "w"+what+"="); ok {
 			n, _ := strconv.ParseUint(v, 10, 64)
 			written += n
 		}

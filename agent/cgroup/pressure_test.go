@@ -3,6 +3,7 @@ package cgroup
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -43,5 +44,27 @@ func TestSwapOfTheMachine(t *testing.T) {
 	}
 	if _, _, ok := parseSwap("MemTotal: 10 kB\n"); ok {
 		t.Error("swap without a line about it")
+	}
+}
+
+func TestLinksOfAProcess(t *testing.T) {
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile("/proc/self/net/dev")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := &Tree{hier: hierarchies{v2: true, unified: root}}
+	if got, want := tree.Links("/"), ParseLinks(string(b)); len(got) != len(want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := tree.Links("/gone"); got != nil {
+		t.Errorf("%+v", got)
+	}
+	got := ParseLinks("face |bytes\n  lo: 1 1 1 1 1 1 1 1 1 1 1 1\neth0: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n")
+	if len(got) != 1 || got[0] != (Link{"eth0", 1, 2, 3, 4, 5, 6, 7, 8}) {
+		t.Errorf("%+v", got)
 	}
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"net/http"
 
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/mote-edge/mote/agent/cgroup"
@@ -33,6 +34,9 @@ var cadvisorSeries = []series{
 	{"container_oom_events_total", "counter", "Count of out of memory events observed for the container", func(c *consumer) float64 { return float64(c.detail.OOMKills) }},
 	{"container_processes", "gauge", "Number of processes running inside the container.", func(c *consumer) float64 { return float64(c.usage.PIDs) }},
 	{"container_fs_reads_bytes_total", "counter", "Cumulative count of bytes read", func(c *consumer) float64 { return float64(c.detail.ReadBytes) }},
+	{"container_fs_reads_total", "counter", "Cumulative count of reads completed", func(c *consumer) float64 { return float64(c.detail.Reads) }},
+	{"container_fs_writes_total", "counter", "Cumulative count of writes completed", func(c *consumer) float64 { return float64(c.detail.Writes) }},
+	{"container_last_seen", "gauge", "Last time a container was seen by the exporter", func(c *consumer) float64 { return float64(c.usage.Time.UnixMilli()) / 1000 }},
 	{"container_fs_writes_bytes_total", "counter", "Cumulative count of bytes written", func(c *consumer) float64 { return float64(c.detail.WriteBytes) }},
 }
 
@@ -111,26 +115,45 @@ func (s *Server) metricsCadvisor(w http.ResponseWriter, r *http.Request) {
 	send(w, m)
 }
 
-// network writes the counters of pods' interfaces. Pods on the host's network have none of their own.
+// network writes the counters of pods' interfaces, as their containers see them, or else what the runtime knows, which is
+// less. Pods on the host's network have none of their own.
 func (s *Server) network(m *Metrics, running []consumer, sandboxes map[string]*runtimeapi.PodSandboxStats) {
+	links := map[types.UID][]cgroup.Link{}
+	for i := range running {
+		if c := &running[i]; s.cfg.Links != nil && c.container != nil && !c.pod.Spec.HostNetwork && len(links[c.pod.UID]) == 0 {
+			links[c.pod.UID] = s.cfg.Links(c.path)
+		}
+	}
+	for i := range running {
+		if c := &running[i]; c.container == nil && !c.pod.Spec.HostNetwork && len(links[c.pod.UID]) == 0 {
+			for _, l := range interfaces(sandboxes[string(c.pod.UID)]) {
+				links[c.pod.UID] = append(links[c.pod.UID], cgroup.Link{
+					Name: l.GetName(), RxBytes: l.GetRxBytes().GetValue(), RxErrors: l.GetRxErrors().GetValue(), TxBytes: l.GetTxBytes().GetValue(), TxErrors: l.GetTxErrors().GetValue(),
+				})
+			}
+		}
+	}
 	for _, x := range []struct {
 		name, help string
-		value      func(*runtimeapi.NetworkInterfaceUsage) *runtimeapi.UInt64Value
+		value      func(*cgroup.Link) uint64
 	}{
-		{"container_network_receive_bytes_total", "Cumulative count of bytes received", (*runtimeapi.NetworkInterfaceUsage).GetRxBytes},
-		{"container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", (*runtimeapi.NetworkInterfaceUsage).GetRxErrors},
-		{"container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", (*runtimeapi.NetworkInterfaceUsage).GetTxBytes},
-		{"container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", (*runtimeapi.NetworkInterfaceUsage).GetTxErrors},
+		{"container_network_receive_bytes_total", "Cumulative count of bytes received", func(l *cgroup.Link) uint64 { return l.RxBytes }},
+		{"container_network_receive_packets_total", "Cumulative count of packets received", func(l *cgroup.Link) uint64 { return l.RxPackets }},
+		{"container_network_receive_packets_dropped_total", "Cumulative count of packets dropped while receiving", func(l *cgroup.Link) uint64 { return l.RxDropped }},
+		{"container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", func(l *cgroup.Link) uint64 { return l.RxErrors }},
+		{"container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", func(l *cgroup.Link) uint64 { return l.TxBytes }},
+		{"container_network_transmit_packets_total", "Cumulative count of packets transmitted", func(l *cgroup.Link) uint64 { return l.TxPackets }},
+		{"container_network_transmit_packets_dropped_total", "Cumulative count of packets dropped while transmitting", func(l *cgroup.Link) uint64 { return l.TxDropped }},
+		{"container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", func(l *cgroup.Link) uint64 { return l.TxErrors }},
 	} {
 		for i := range running {
 			c := &running[i]
-			if c.container != nil || c.pod.Spec.HostNetwork {
+			if c.container != nil {
 				continue
 			}
-			for _, link := range interfaces(sandboxes[string(c.pod.UID)]) {
-				if v := x.value(link); v != nil {
-					m.Value(x.name, "counter", x.help, float64(v.GetValue()), "container", "", "id", c.path, "image", "", "interface", link.GetName(), "name", "", "namespace", c.pod.Namespace, "pod", c.pod.Name)
-				}
+			for k := range links[c.pod.UID] {
+				l := &links[c.pod.UID][k]
+				m.Value(x.name, "counter", x.help, float64(x.value(l)), "container", "", "id", c.path, "image", "", "interface", l.Name, "name", "", "namespace", c.pod.Namespace, "pod", c.pod.Name)
 			}
 		}
 	}

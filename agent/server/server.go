@@ -87,8 +87,9 @@ type Config struct {
 	Sandboxes func(ctx context.Context) ([]*runtimeapi.PodSandboxStats, error)
 	Volumes   func(pod *corev1.Pod) []stats.VolumeStats
 	Logs      func(dir string) (bytes, inodes uint64)
-	System    map[string]string // cgroups that the summary shows as system containers, by name
-	Tally     *meter.Tally      // counts requests; nil counts nothing
+	Links     func(cgroup string) []cgroup.Link // the network interfaces that a container sees; nil: unknown
+	System    map[string]string                 // cgroups that the summary shows as system containers, by name
+	Tally     *meter.Tally                      // counts requests; nil counts nothing
 	// Metrics adds to /metrics, Probes makes /metrics/probes; both may be nil.
 	Metrics func(*Metrics)
 	Probes  func(*Metrics)

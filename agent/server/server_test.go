@@ -68,6 +68,7 @@ func newWorld(t *testing.T) (*world, *httptest.Server) {
 	tally := meter.NewTally()
 	s := New(Config{
 		NodeName: "n1", Pods: w, Runtime: w, Usage: w, Reviews: w, System: map[string]string{"pods": "/kubepods"},
+		Links: func(string) []cgroup.Link { return []cgroup.Link{{Name: "eth0", RxPackets: 7, TxDropped: 2}} },
 		Detail: func(string) cgroup.Detail {
 			return cgroup.Detail{IOPressure: &cgroup.Pressure{Some: cgroup.Stall{Avg10: 1.5, Total: 2 * time.Second}}, CPUPressure: &cgroup.Pressure{Full: cgroup.Stall{Total: time.Second}}}
 		},
@@ -335,6 +336,10 @@ func TestSummaryAndMetrics(t *testing.T) {
 		t.Errorf("node: %s", body)
 	}
 	_, body = request(t, "GET", srv.URL+"/metrics/cadvisor", "admin")
+	if !strings.Contains(body, `container_network_receive_packets_total{container="",id="/kubepods/poduid-1",image="",interface="eth0",name="",namespace="ns",pod="p"} 7`) ||
+		!strings.Contains(body, `container_network_transmit_packets_dropped_total{`) {
+		t.Errorf("network:\n%s", body)
+	}
 	if !strings.Contains(body, `container_pressure_io_waiting_seconds_total{container="c",`) || strings.Contains(body, "container_pressure_memory") {
 		t.Errorf("pressure:\n%s", body)
 	}

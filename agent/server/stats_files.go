@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"github.com/mote-edge/mote/agent/cgroup"
 )
 
 // files adds what a container has written: its layer, as the runtime says, and its logs.
@@ -94,22 +96,12 @@ func nodeNetwork() *stats.NetworkStats {
 // parseNetwork reads /proc/net/dev. The first link stands for all, or eth0 where there is one.
 func parseNetwork(text string) *stats.NetworkStats {
 	out := &stats.NetworkStats{Time: metav1.Now()}
-	for line := range strings.Lines(text) {
-		name, rest, ok := strings.Cut(line, ":")
-		name = strings.TrimSpace(name)
-		f := strings.Fields(rest)
-		if !ok || len(f) < 11 || name == "lo" || strings.HasPrefix(name, "veth") {
+	for _, l := range cgroup.ParseLinks(text) {
+		if strings.HasPrefix(l.Name, "veth") {
 			continue
 		}
-		number := func(i int) *uint64 {
-			n, err := strconv.ParseUint(f[i], 10, 64)
-			if err != nil {
-				return nil
-			}
-			return &n
-		}
-		link := stats.InterfaceStats{Name: name, RxBytes: number(0), RxErrors: number(2), TxBytes: number(8), TxErrors: number(10)}
-		if len(out.Interfaces) == 0 || name == "eth0" {
+		link := stats.InterfaceStats{Name: l.Name, RxBytes: &l.RxBytes, RxErrors: &l.RxErrors, TxBytes: &l.TxBytes, TxErrors: &l.TxErrors}
+		if len(out.Interfaces) == 0 || l.Name == "eth0" {
 			out.InterfaceStats = link
 		}
 		out.Interfaces = append(out.Interfaces, link)
