@@ -86,10 +86,12 @@ type Node struct {
 	labels     map[string]string
 	registered *corev1.Node // as the API server last answered; nil before registration
 	images     bool         // the images changed
-	peers      map[string]peer
-	plugged    map[corev1.ResourceName]bool // resources of plugins that were reported
-	gone       bool                         // somebody deleted the Node object
-	ready      chan struct{}                // closed at the first Ready
+	// cordoned is whether the node took new pods when it was last seen; known: it was.
+	cordoned, known bool
+	peers           map[string]peer
+	plugged         map[corev1.ResourceName]bool // resources of plugins that were reported
+	gone            bool                         // somebody deleted the Node object
+	ready           chan struct{}                // closed at the first Ready
 }
 
 // New reads the machine's facts. It registers nothing.

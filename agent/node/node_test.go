@@ -257,6 +257,12 @@ func TestLifeOfANode(t *testing.T) {
 		t.Errorf("node: %+v %v", got, err)
 	}
 	s.mu.Lock()
+	own = s.nodes["n1"].DeepCopy()
+	own.Spec.Unschedulable = true // kubectl cordon
+	s.put(own)
+	s.mu.Unlock()
+	eventually(t, "event of the cordon", func() bool { return strings.Contains(events(), "NodeNotSchedulable") })
+	s.mu.Lock()
 	patches := s.patches
 	delete(s.nodes, "n1")
 	s.watch.Delete(own)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 
@@ -104,7 +105,16 @@ func (n *Node) seen(obj *corev1.Node) {
 	if !maps.Equal(n.labels, obj.Labels) {
 		n.labels = obj.Labels
 	}
+	turned := n.known && n.cordoned != obj.Spec.Unschedulable
+	n.known, n.cordoned = true, obj.Spec.Unschedulable
 	n.mu.Unlock()
+	if turned {
+		reason := "NodeSchedulable"
+		if obj.Spec.Unschedulable {
+			reason = "NodeNotSchedulable"
+		}
+		n.cfg.Event(corev1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", n.cfg.Name, reason))
+	}
 	if obj.Spec.PodCIDR == "" {
 		return
 	}

@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -119,7 +120,7 @@ func (w *worker) endedResize() {
 		}
 	}
 	if w.resizeCondition != nil && w.resizeCondition.Type == corev1.PodResizeInProgress {
-		w.m.event(w.pod, "", corev1.EventTypeNormal, "ResizeCompleted", "Pod resize completed")
+		w.m.event(w.pod, "", corev1.EventTypeNormal, "ResizeCompleted", resizeMessage("Pod resize completed", w.pod, ""))
 	}
 	w.resizeCondition = nil
 }
@@ -134,6 +135,10 @@ func (w *worker) resize(pod *corev1.Pod, plan resizePlan, ids map[string]string)
 	ctx, cancel := context.WithTimeout(w.m.ctx, callTimeout)
 	defer cancel()
 	pending := w.m.grantResize(w, pod)
+	if pending == nil && w.resizeTold != pod.Generation { // not at every try
+		w.resizeTold = pod.Generation
+		w.m.event(pod, "", corev1.EventTypeNormal, "ResizeStarted", resizeMessage("Pod resize started", pod, ""))
+	}
 	done := map[string]bool{}
 	var err error
 	if pending == nil {
@@ -171,13 +176,13 @@ func (w *worker) endResize(pod *corev1.Pod, plan resizePlan, ids map[string]stri
 	switch {
 	case pending != nil:
 		if w.resizeCondition == nil || w.resizeCondition.Reason != pending.Reason {
-			w.m.event(pod, "", corev1.EventTypeWarning, "Resize"+pending.Reason, pending.Message)
+			w.m.event(pod, "", corev1.EventTypeWarning, "Resize"+pending.Reason, resizeMessage("Pod resize "+pending.Reason, pod, pending.Message))
 		}
 		w.resizeCondition, w.resizeAt = pending, w.m.now().Add(deferredRetry)
 	case err != nil:
 		w.resizeCondition = &corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, Reason: corev1.PodReasonError, Message: err.Error()}
 		w.resizeAt = w.m.now().Add(resizeRetry)
-		w.m.event(pod, "", corev1.EventTypeWarning, "ResizeError", "Error resizing pod: "+err.Error())
+		w.m.event(pod, "", corev1.EventTypeWarning, "ResizeError", resizeMessage("Pod resize error", pod, err.Error()))
 	default:
 		for _, name := range plan.Restart {
 			if c := w.containers[name]; c != nil && c.id != "" && c.sick == "" {
@@ -189,6 +194,31 @@ func (w *worker) endResize(pod *corev1.Pod, plan resizePlan, ids map[string]stri
 		}
 		go w.m.retryResizes() // it may have left room for others
 	}
+}
+
+// resizeMessage is an event's message with what the pod asks for, in the form that tools know from upstream.
+func resizeMessage(text string, pod *corev1.Pod, why string) string {
+	type container struct {
+		Name      string                      `json:"name"`
+		Resources corev1.ResourceRequirements `json:"resources"`
+	}
+	of := func(list []corev1.Container) []container {
+		var out []container
+		for i := range list {
+			out = append(out, container{list[i].Name, list[i].Resources})
+		}
+		return out
+	}
+	b, err := json.Marshal(struct {
+		InitContainers []container `json:"initContainers,omitempty"`
+		Containers     []container `json:"containers"`
+		Generation     int64       `json:"generation"`
+		Error          string      `json:"error,omitempty"`
+	}{of(pod.Spec.InitContainers), of(pod.Spec.Containers), pod.Generation, why})
+	if err != nil {
+		return text // quantities always marshal
+	}
+	return text + ": " + string(b)
 }
 
 // refuseResize tells why the node can't give what the pod asks for: never (Infeasible), or not now (Deferred).

@@ -416,7 +416,9 @@ func TestResizeByRestart(t *testing.T) {
 	n.until("restarted and ready", func() bool {
 		return n.status(pod.UID).ContainerStatuses[0].RestartCount == 1 && n.ready(pod.UID)
 	})
-	n.until("the event", func() bool { return n.eventSeen("Normal ResizeCompleted") })
+	n.until("the events", func() bool {
+		return n.eventSeen(`Normal ResizeStarted: Pod resize started: {"containers":[{"name":"main","resources":`) && n.eventSeen("Normal ResizeCompleted: Pod resize completed: {")
+	})
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	began := false

@@ -65,6 +65,7 @@ type worker struct {
 	usersFailed                       atomic.Bool // a failure of this sandbox was counted
 	resizeAt                          time.Time
 	resizeOf                          int64                // the generation that was last tried
+	resizeTold                        int64                // the one whose begin was told; of the resize under way
 	resizeCondition                   *corev1.PodCondition // what stands in a resize's way, or that it is under way
 }
 
