@@ -53,6 +53,10 @@ func (a *Agent) metrics(p *parts) func(*server.Metrics) {
 		for _, signal := range slices.Sorted(maps.Keys(evictions)) {
 			m.Value("kubelet_evictions", "counter", "Cumulative number of pod evictions by eviction signal", float64(evictions[signal]), "eviction_signal", signal)
 		}
+		preemptions := p.pods.Preemptions()
+		for _, signal := range slices.Sorted(maps.Keys(preemptions)) {
+			m.Value("kubelet_preemptions", "counter", "Cumulative number of pod preemptions by preemption resource", float64(preemptions[signal]), "preemption_signal", signal)
+		}
 		version := 1.0
 		if p.cgroups.V2() {
 			version = 2

@@ -34,7 +34,11 @@ func (m *Manager) admit(pod *corev1.Pod) *Verdict {
 			others = append(others, o)
 		}
 	}
-	return admit(pod, others, m.node.Allocatable(), m.node.Labels(), m.cfg)
+	v := admit(pod, others, m.node.Allocatable(), m.node.Labels(), m.cfg)
+	if v != nil && isCritical(pod) {
+		v = admit(pod, m.makeRoom(pod, others, v), m.node.Allocatable(), m.node.Labels(), m.cfg)
+	}
+	return v
 }
 
 func (w *worker) snapshot() (*corev1.Pod, *corev1.PodStatus) {
