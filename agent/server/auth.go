@@ -206,7 +206,7 @@ func subresources(path string) []string {
 	case under("/logs"):
 		return []string{"log"}
 	case under("/statusz"):
-		return []string{"statusz"}
+		return []string{"statusz", "proxy"} // the second is what the API server's own role has
 	case under("/pods"), under("/runningpods"):
 		return []string{"pods", "proxy"}
 	case under("/healthz"):

@@ -181,6 +181,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"GET", "/logs/", "get-log", 200},
 		{"GET", "/logs/", "get-proxy", 403},
 		{"GET", "/healthz", "get-healthz", 200},
+		{"GET", "/statusz", "get-statusz", 200},
+		{"GET", "/statusz", "get-log", 403},
 		{"GET", "/configz", "get-configz", 200},
 		{"GET", "/containerLogs/ns/p/c", "get-proxy", 200},
 		{"GET", "/containerLogs/ns/p/c", "get-log", 403},

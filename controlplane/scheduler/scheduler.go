@@ -116,6 +116,7 @@ func (s *Scheduler) scheduleOne(ctx context.Context, it *item, pod *fit.Pod, tur
 	}
 	if claims.Uses(pod.Pod) {
 		s.claims.Begin(ctx)
+		s.claims.Settle(ctx)
 	}
 	snap := &fit.Snapshot{NamespaceLabels: s.namespaceLabels, Volumes: s.volumes, Claims: s.claims}
 	d := s.state.decide(pod, snap, s.allBudgets, turn)

@@ -45,7 +45,7 @@ func pod() *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"},
 		Spec: corev1.PodSpec{
-			ServiceAccountName: "sa", ImagePullSecrets: []corev1.LocalObjectReference{ref},
+			ServiceAccountName: "sa", ResourceClaims: []corev1.PodResourceClaim{{Name: "d", ResourceClaimName: new("device")}}, ImagePullSecrets: []corev1.LocalObjectReference{ref},
 			InitContainers: []corev1.Container{{EnvFrom: []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "init-cm"}}}}}},
 			Containers: []corev1.Container{{Env: []corev1.EnvVar{{ValueFrom: &corev1.EnvVarSource{
 				SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "env-secret"}},
@@ -58,6 +58,7 @@ func pod() *corev1.Pod {
 				{Name: "e", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}},
 			},
 		},
+		Status: corev1.PodStatus{ExtendedResourceClaimStatus: &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "extended"}},
 	}
 }
 
@@ -93,6 +94,9 @@ func TestAuthorize(t *testing.T) {
 		{"claim of an ephemeral volume", a{Verb: "get", Resource: "persistentvolumeclaims", Namespace: "ns", Name: "p-e"}, true},
 		{"volume of a claim", a{Verb: "get", Resource: "persistentvolumes", Name: "pv"}, true},
 		{"unknown volume", a{Verb: "get", Resource: "persistentvolumes", Name: "x"}, false},
+		{"resource claim", a{Verb: "get", APIGroup: "resource.k8s.io", Resource: "resourceclaims", Namespace: "ns", Name: "device"}, true},
+		{"resource claim of extended resources", a{Verb: "get", APIGroup: "resource.k8s.io", Resource: "resourceclaims", Namespace: "ns", Name: "extended"}, true},
+		{"another resource claim", a{Verb: "get", APIGroup: "resource.k8s.io", Resource: "resourceclaims", Namespace: "ns", Name: "x"}, false},
 		{"token of its pod's account", a{Verb: "create", Resource: "serviceaccounts", Subresource: "token", Namespace: "ns", Name: "sa"}, true},
 		{"token of another account", a{Verb: "create", Resource: "serviceaccounts", Subresource: "token", Namespace: "ns", Name: "admin"}, false},
 		{"itself", a{Verb: "patch", Resource: "nodes", Subresource: "status", Name: "n1"}, true},

@@ -111,6 +111,9 @@ func usesClaim(p *corev1.Pod, name string) bool {
 func usesServiceAccount(p *corev1.Pod, name string) bool { return p.Spec.ServiceAccountName == name }
 
 func usesResourceClaim(p *corev1.Pod, name string) bool {
+	if x := p.Status.ExtendedResourceClaimStatus; x != nil && x.ResourceClaimName == name {
+		return true
+	}
 	return slices.ContainsFunc(p.Spec.ResourceClaims, func(c corev1.PodResourceClaim) bool {
 		return c.ResourceClaimName != nil && *c.ResourceClaimName == name
 	}) || slices.ContainsFunc(p.Status.ResourceClaimStatuses, func(c corev1.PodResourceClaimStatus) bool {

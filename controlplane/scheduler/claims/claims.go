@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -44,6 +45,7 @@ type Claims struct {
 	pending map[types.UID]*resourcev1.AllocationResult // decided, and not yet seen in the cache
 	cel     *cel.Cache
 	moved   chan struct{} // closed, and made anew, when a claim changes
+	settled chan struct{} // closed when the caches are full
 
 	claims  resourcelisters.ResourceClaimLister
 	classes resourcelisters.DeviceClassLister
@@ -55,7 +57,7 @@ var _ fit.Claims = (*Claims)(nil)
 
 // New returns what knows of no claims yet.
 func New(client kubernetes.Interface, f informers.SharedInformerFactory, changed func()) *Claims {
-	return &Claims{client: client, informer: f, changed: changed, pending: map[types.UID]*resourcev1.AllocationResult{}, moved: make(chan struct{})}
+	return &Claims{client: client, informer: f, changed: changed, pending: map[types.UID]*resourcev1.AllocationResult{}, moved: make(chan struct{}), settled: make(chan struct{})}
 }
 
 // Look begins to watch if the cluster has claims or classes already. Errors mean that they can't be used.
@@ -104,9 +106,29 @@ func (c *Claims) Begin(ctx context.Context) {
 	c.informer.StartWithContext(ctx)
 	go func() {
 		if cache.WaitForCacheSync(ctx.Done(), c.synced...) {
+			close(c.settled)
 			c.changed() // pods that waited for the caches
 		}
 	}()
+}
+
+// settleFor bounds the wait for the first pod with claims: after that it is told that it waits.
+const settleFor = 3 * time.Second
+
+// Settle blocks, after Begin, until claims and devices are known: once in the life of a scheduler.
+func (c *Claims) Settle(ctx context.Context) {
+	select {
+	case <-c.settled:
+		return
+	default:
+	}
+	timer := time.NewTimer(settleFor)
+	defer timer.Stop()
+	select {
+	case <-c.settled:
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 }
 
 func (c *Claims) ready() bool {
