@@ -369,12 +369,12 @@ func TestSummaryAndMetrics(t *testing.T) {
 }
 
 func TestLinksOfTheMachine(t *testing.T) {
-	n := parseNetwork("Inter-|   Receive |\n face |bytes packets errs\n    lo: 1 0 0 0 0 0 0 0 1 0 0 0 0 0 0 0\n" +
-		"cni0: 7 1 2 0 0 0 0 0 8 1 3 0 0 0 0 0\nveth1: 9 0 0 0 0 0 0 0 9 0 0 0 0 0 0 0\n  eth0: 10 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0\n")
+	n := parseNetwork("Inter-|   Receive |\n face |bytes packets errs\n    lo: 1 0 0 0 0 0 0 0 1 0 0 0 0 0 0 0\n"+
+		"cni0: 7 1 2 0 0 0 0 0 8 1 3 0 0 0 0 0\nveth1: 9 0 0 0 0 0 0 0 9 0 0 0 0 0 0 0\n  eth0: 10 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0\n", func(link string) bool { return link == "veth1" })
 	if n == nil || n.Name != "eth0" || *n.RxBytes != 10 || *n.TxBytes != 20 || len(n.Interfaces) != 2 || *n.Interfaces[0].RxErrors != 2 || *n.Interfaces[0].TxErrors != 3 {
 		t.Errorf("%+v", n)
 	}
-	if parseNetwork("") != nil {
+	if parseNetwork("", nil) != nil {
 		t.Error("links out of nothing")
 	}
 }

@@ -90,14 +90,18 @@ func nodeNetwork() *stats.NetworkStats {
 	if err != nil {
 		return nil
 	}
-	return parseNetwork(string(b))
+	return parseNetwork(string(b), func(link string) bool {
+		_, err := os.Lstat(filepath.Join("/sys/class/net", link, "brport")) // in a bridge: the other end is a pod's
+		return err == nil
+	})
 }
 
-// parseNetwork reads /proc/net/dev. The first link stands for all, or eth0 where there is one.
-func parseNetwork(text string) *stats.NetworkStats {
+// parseNetwork reads /proc/net/dev, without the links that aren't the machine's own. The first one stands for all, or eth0
+// where there is one.
+func parseNetwork(text string, others func(link string) bool) *stats.NetworkStats {
 	out := &stats.NetworkStats{Time: metav1.Now()}
 	for _, l := range cgroup.ParseLinks(text) {
-		if strings.HasPrefix(l.Name, "veth") {
+		if others(l.Name) {
 			continue
 		}
 		link := stats.InterfaceStats{Name: l.Name, RxBytes: &l.RxBytes, RxErrors: &l.RxErrors, TxBytes: &l.TxBytes, TxErrors: &l.TxErrors}

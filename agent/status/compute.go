@@ -219,15 +219,18 @@ func container(in Input, old *corev1.ContainerStatus, c *corev1.Container, k kin
 			st.LastTerminationState = old.LastTerminationState
 		}
 	}
+	if waits := in.Resize != nil && in.Resize.Type == corev1.PodResizePending; cur.State == cri.Running || waits {
+		st.Resources = note.Given
+	}
+	if st.Resources == nil { // what it gets when it runs
+		st.Resources = &c.Resources
+	}
+	st.AllocatedResources = st.Resources.Requests
 	switch cur.State {
 	case cri.Running:
 		st.State.Running = &corev1.ContainerStateRunning{StartedAt: timeOf(cur.StartedAt)}
 		*st.Started = note.Started
 		st.Ready = note.Ready && note.Started && (k == kindRegular || k == kindSidecar)
-		if st.Resources = note.Given; st.Resources == nil {
-			st.Resources = &c.Resources
-		}
-		st.AllocatedResources = st.Resources.Requests
 	case cri.Exited:
 		end := terminated(in, cur)
 		if note.Waiting != nil && !in.Ended { // it is to run again, and something keeps it from that
