@@ -39,11 +39,11 @@ func New(getenv func(string) string, pid int) (Watchdog, error) {
 	if err != nil || n <= 0 {
 		return w, fmt.Errorf("WATCHDOG_USEC=%q is not a time: set WatchdogSec in the unit", micros)
 	}
-	if d := time.Duration(n) * time.Microsecond; d <= least {
-		return w, fmt.Errorf("WatchdogSec of %v is too short: make it longer than %v", d, least)
-	} else { //nolint:revive // d is of no use outside
-		w.every = d / 2
+	limit := time.Duration(n) * time.Microsecond
+	if limit <= least {
+		return w, fmt.Errorf("WatchdogSec of %v is too short: make it longer than %v", limit, least)
 	}
+	w.every = limit / 2
 	return w, nil
 }
 

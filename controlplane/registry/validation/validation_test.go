@@ -109,8 +109,10 @@ func TestPodCreate(t *testing.T) {
 			c.RestartPolicy = new(corev1.ContainerRestartPolicyNever)
 			c.RestartPolicyRules = []corev1.ContainerRestartRule{{Action: "Restart", ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: "Eq"}}}
 		}), `exitCodes.operator: Unsupported value: "Eq"`},
-		"container restart policy": {c(func(c *corev1.Container) { c.RestartPolicy = new(corev1.ContainerRestartPolicy("Sometimes")) }),
-			`spec.containers[0].restartPolicy: Unsupported value: "Sometimes"`},
+		"container restart policy": {
+			c(func(c *corev1.Container) { c.RestartPolicy = new(corev1.ContainerRestartPolicy("Sometimes")) }),
+			`spec.containers[0].restartPolicy: Unsupported value: "Sometimes"`,
+		},
 		"init probe": {func(p *corev1.Pod) {
 			p.Spec.InitContainers = []corev1.Container{{Name: "i", Image: "x", LivenessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"x"}}}}}}
 		}, "may not be set for init containers without restartPolicy=Always"},

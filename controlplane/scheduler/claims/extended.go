@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -123,7 +124,7 @@ func requestsFor(pod *corev1.Pod, classes map[corev1.ResourceName]string) ([]res
 	}
 	var requests []resourcev1.DeviceRequest
 	var mappings []corev1.ContainerExtendedResourceRequest
-	for _, name := range slices.Sorted(keys(classes)) {
+	for _, name := range slices.Sorted(maps.Keys(classes)) {
 		use := func(i int, request string) {
 			mappings = append(mappings, corev1.ContainerExtendedResourceRequest{ContainerName: all[i].Name, ResourceName: string(name), RequestName: request})
 		}
@@ -165,16 +166,6 @@ func requestsFor(pod *corev1.Pod, classes map[corev1.ResourceName]string) ([]res
 	}
 	slices.SortFunc(requests, func(a, b resourcev1.DeviceRequest) int { return cmp.Compare(a.Name, b.Name) })
 	return requests, mappings
-}
-
-func keys(m map[corev1.ResourceName]string) func(func(corev1.ResourceName) bool) {
-	return func(yield func(corev1.ResourceName) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 func asked(c *corev1.Container, name corev1.ResourceName) int64 {
