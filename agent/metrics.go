@@ -57,6 +57,10 @@ func (a *Agent) metrics(p *parts) func(*server.Metrics) {
 		for _, signal := range slices.Sorted(maps.Keys(preemptions)) {
 			m.Value("kubelet_preemptions", "counter", "Cumulative number of pod preemptions by preemption resource", float64(preemptions[signal]), "preemption_signal", signal)
 		}
+		rejections := p.pods.Rejections()
+		for _, reason := range slices.Sorted(maps.Keys(rejections)) {
+			m.Value("kubelet_admission_rejections_total", "counter", "Cumulative number pod admission rejections by the Kubelet.", float64(rejections[reason]), "reason", reason)
+		}
 		version := 1.0
 		if p.cgroups.V2() {
 			version = 2

@@ -19,8 +19,16 @@ func (m *Manager) isNew(pod *corev1.Pod) bool {
 	return len(p.Sandboxes) == 0 && pod.DeletionTimestamp == nil && (pod.Status.Phase == "" || pod.Status.Phase == corev1.PodPending)
 }
 
-// admit decides whether the node takes a new pod. The manager's lock is held.
+// admit decides whether the node takes a new pod, and counts those that it doesn't. The manager's lock is held.
 func (m *Manager) admit(pod *corev1.Pod) *Verdict {
+	v := m.judge(pod)
+	if v != nil {
+		m.rejections[v.Reason]++
+	}
+	return v
+}
+
+func (m *Manager) judge(pod *corev1.Pod) *Verdict {
 	if m.refuse != nil {
 		if reason, message := m.refuse(pod); reason != "" {
 			return reject(reason, "%s", message)

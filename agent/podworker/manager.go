@@ -98,30 +98,30 @@ const settle = time.Second
 
 // Manager holds the workers of a node's pods.
 type Manager struct {
-	ctx         context.Context
-	cfg         Config
-	cri         *cri.Client
-	cache       *cri.Cache
-	images      *image.Puller
-	volumes     VolumeMounter
-	cgroups     PodCgroups
-	node        NodeInfo
-	objects     Objects
-	services    Services
-	statuses    Statuses
-	events      Events
-	lookup      func(context.Context, string) (string, error)
-	refuse      func(*corev1.Pod) (reason, message string)
-	preemptions map[string]int // guarded by mu
-	gone        func(types.UID)
-	runtime     string
-	tally       *meter.Tally
-	log         *slog.Logger
-	now         func() time.Time
-	run         *action.Runner
-	users       UserNamespaces
-	userPods    userPods
-	probes      *probe.Set
+	ctx                     context.Context
+	cfg                     Config
+	cri                     *cri.Client
+	cache                   *cri.Cache
+	images                  *image.Puller
+	volumes                 VolumeMounter
+	cgroups                 PodCgroups
+	node                    NodeInfo
+	objects                 Objects
+	services                Services
+	statuses                Statuses
+	events                  Events
+	lookup                  func(context.Context, string) (string, error)
+	refuse                  func(*corev1.Pod) (reason, message string)
+	preemptions, rejections map[string]int // guarded by mu: by resource, by reason
+	gone                    func(types.UID)
+	runtime                 string
+	tally                   *meter.Tally
+	log                     *slog.Logger
+	now                     func() time.Time
+	run                     *action.Runner
+	users                   UserNamespaces
+	userPods                userPods
+	probes                  *probe.Set
 	// resources may be nil.
 	resources Resources
 	resizeMu  sync.Mutex // one decision about a resize at a time
@@ -140,7 +140,7 @@ type Manager struct {
 func New(ctx context.Context, cfg Config, d Deps) *Manager {
 	m := &Manager{
 		ctx: ctx, cfg: cfg, cri: d.CRI, images: d.Images, volumes: d.Volumes, cgroups: d.Cgroups, node: d.Node, objects: d.Objects,
-		services: d.Services, statuses: d.Statuses, events: d.Events, lookup: d.Handler, refuse: d.Refuse, gone: d.Gone, runtime: d.Runtime, tally: d.Tally, preemptions: map[string]int{}, log: d.Log, now: time.Now, users: d.Users, resources: d.Resources,
+		services: d.Services, statuses: d.Statuses, events: d.Events, lookup: d.Handler, refuse: d.Refuse, gone: d.Gone, runtime: d.Runtime, tally: d.Tally, preemptions: map[string]int{}, rejections: map[string]int{}, log: d.Log, now: time.Now, users: d.Users, resources: d.Resources,
 		workers: map[types.UID]*worker{},
 	}
 	m.run = &action.Runner{Exec: d.CRI, UserAgent: "kube-probe/1.37"}

@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -156,9 +157,12 @@ func (m *Manager) makeRoom(pod *corev1.Pod, others []*corev1.Pod, refused *Verdi
 func (m *Manager) Preemptions() map[string]int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := make(map[string]int, len(m.preemptions))
-	for name, n := range m.preemptions {
-		out[name] = n
-	}
-	return out
+	return maps.Clone(m.preemptions)
+}
+
+// Rejections counts the pods that the node didn't take, by reason.
+func (m *Manager) Rejections() map[string]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.rejections)
 }

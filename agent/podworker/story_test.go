@@ -354,6 +354,36 @@ func TestRefused(t *testing.T) {
 	if st := n.status(pod.UID); st.Reason != "NodeAffinity" || len(st.ContainerStatuses) != 0 || len(n.rt.Calls()) != 0 {
 		t.Errorf("%s %s %v", st.Reason, st.Message, n.rt.Calls())
 	}
+	if got := n.m.Rejections(); got["NodeAffinity"] != 1 || len(got) != 1 {
+		t.Errorf("counted %v", got)
+	}
+}
+
+// A critical pod takes the place of another one, which is told why.
+func TestCriticalPodMakesRoom(t *testing.T) {
+	n := newNode(t, fakecri.New("img:1"))
+	n.m.mu.Lock()
+	n.m.cfg.MaxPods = 1
+	n.m.mu.Unlock()
+	low, high := testPod("low"), testPod("high", critical)
+	n.m.Set(Desired{Pod: low})
+	n.until("low is ready", func() bool { return n.ready(low.UID) })
+	n.m.Set(Desired{Pod: high})
+	n.until("high is ready", func() bool { return n.ready(high.UID) })
+	n.until("low has failed", func() bool { return n.status(low.UID).Phase == corev1.PodFailed })
+	st := n.status(low.UID)
+	disrupted := slices.ContainsFunc(st.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Reason == "TerminationByKubelet"
+	})
+	if st.Reason != "Preempting" || st.Message != "Preempted in order to admit critical pod" || !disrupted || !n.eventSeen("low/ Warning Preempting: Preempted in order to admit critical pod") {
+		t.Errorf("%+v", st)
+	}
+	if got := n.m.Preemptions(); got["pods"] != 1 {
+		t.Errorf("counted %v", got)
+	}
+	third := testPod("third")
+	n.m.Set(Desired{Pod: third})
+	n.until("an ordinary one is refused", func() bool { return n.status(third.UID).Reason == "OutOfpods" })
 }
 
 func TestAdmitResources(t *testing.T) {

@@ -52,6 +52,8 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 // process writes what any Go process tells about itself.
 func (s *Server) process(m *Metrics) {
 	m.Value("go_goroutines", "gauge", "Number of goroutines that currently exist.", float64(runtime.NumGoroutine()))
+	threads, _ := runtime.ThreadCreateProfile(nil)
+	m.Value("go_threads", "gauge", "Number of OS threads created.", float64(threads))
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
 	m.Value("go_info", "gauge", "Information about the Go environment.", 1, "version", runtime.Version())
