@@ -22,6 +22,8 @@ func FuzzRecords(f *testing.F) {
 	f.Add([]byte(`{"id":"a","sandboxID":"b","state":"running","pid":1}`), container)
 	f.Add([]byte(`{"id":"a","config":"AAAA"}`), []byte(nil))
 	f.Add([]byte(``), []byte{0xff})
+	f.Add([]byte("{\"id\":\"a\",\"config\":\"CgMKAXA=\"}\n{\"id\":\"a\",\"ready\":true}\n{\"id"), []byte(nil)) // a line was broken off
+	f.Add([]byte("{\"id\":\"a\"}\n\n{\"id\":\"a\",\"state\":\"exited\"}"), container)
 	f.Fuzz(func(t *testing.T, record, config []byte) {
 		raw := record
 		if len(config) > 0 && len(record) > 2 && record[len(record)-1] == '}' {
