@@ -49,8 +49,14 @@ func TestMountPointsAreSharedAndLowest(t *testing.T) {
 		entry{name: "out", typ: tar.TypeSymlink, link: "../../../../etc"}, entry{name: "opt/x", body: "x"}),
 		makeTar(t, entry{name: "opt/.wh..wh..opq"}))
 	points := []MountPoint{
-		{Path: "/proc"}, {Path: "/etc/hosts", File: true}, {Path: "/etc/resolv.conf", File: true}, {Path: "/var/run/secrets/token"},
-		{Path: "/out/deep/file", File: true}, {Path: "/loop/a"}, {Path: "/opt/hidden"}, {Path: "/etc/hosts"},
+		{Path: "/proc"},
+		{Path: "/etc/hosts", File: true},
+		{Path: "/etc/resolv.conf", File: true},
+		{Path: "/var/run/secrets/token"},
+		{Path: "/out/deep/file", File: true},
+		{Path: "/loop/a"},
+		{Path: "/opt/hidden"},
+		{Path: "/etc/hosts"},
 	}
 	root := mountSnapshot(t, s, "points", "c1", points...)
 	for path, dir := range map[string]bool{

@@ -158,7 +158,10 @@ func requestsFor(pod *corev1.Pod, classes map[corev1.ResourceName]string) ([]res
 		for _, i := range beyond {
 			use(i, most.Name)
 		}
-		for _, r := range append(staying, most) {
+		if most != nil {
+			staying = slices.Concat(staying, []*resourcev1.DeviceRequest{most})
+		}
+		for _, r := range staying {
 			if r != nil {
 				requests = append(requests, *r)
 			}
