@@ -110,7 +110,8 @@ func (s *Shutdown) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if text := err.Error(); text != complained {
+		// D-Bus goes before the agent does: the pods have ended then, and nothing is wrong.
+		if text := err.Error(); text != complained && s.Status() == nil {
 			complained = text
 			s.cfg.Log.Warn("shutdowns of the machine aren't delayed for pods: is systemd-logind running? (shutdownGracePeriod: 0s turns this off)", "error", err)
 		}
@@ -148,21 +149,22 @@ func (s *Shutdown) follow(ctx context.Context) error {
 	}
 	s.cfg.Log.Info("shutdowns of the machine wait for pods", "for", total(s.cfg.Periods))
 	for {
-		if begins {
+		switch {
+		case begins:
 			s.set(true)
 			s.cfg.Event(corev1.EventTypeNormal, RefusedReason, "Shutdown manager detected shutdown event")
 			s.endPods(ctx)
 			_ = lock.Close()
-		}
-		if begins, err = b.next(ctx); err != nil {
-			return err
-		}
-		if !begins && s.Status() != nil {
+		case s.Status() != nil: // it was called off, perhaps while there was no connection
 			s.set(false)
 			s.cfg.Event(corev1.EventTypeNormal, RefusedReason, "Shutdown manager detected shutdown cancellation")
+			_ = lock.Close()
 			if lock, err = b.inhibit(ctx); err != nil {
 				return err
 			}
+		}
+		if begins, err = b.next(ctx); err != nil {
+			return err
 		}
 	}
 }

@@ -265,6 +265,16 @@ func TestShutdownUnderWay(t *testing.T) {
 	}
 }
 
+// A shutdown that was called off while the connection to D-Bus was down is over all the same.
+func TestShutdownCalledOffUnseen(t *testing.T) {
+	l := newLogind(t)
+	s := New(Config{Periods: []Period{{0, 2 * time.Second}}, Address: l.address, ConfDir: l.confDir, Pods: &fakePods{}, Event: func(string, string, string) {}})
+	s.set(true)
+	go func() { _ = s.Run(t.Context()) }()
+	until(t, "pods are taken again", func() bool { return s.Status() == nil })
+	until(t, "inhibitor", func() bool { _, held := l.locks(); return held == 1 })
+}
+
 func TestWithoutLogind(t *testing.T) {
 	if _, err := dial(t.Context(), "unix:path="+t.TempDir()+"/none", ""); err == nil || !strings.Contains(err.Error(), "no D-Bus at ") {
 		t.Error(err)
