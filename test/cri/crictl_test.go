@@ -2,6 +2,7 @@ package cri
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +19,7 @@ func TestCrictl(t *testing.T) {
 		t.Skip("there is no crictl: test/peers/build makes it")
 	}
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "crictl.yaml"), []byte("timeout: 10\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "crictl.yaml"), fmt.Appendf(nil, "timeout: %d\n", seconds(10)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	crictl := func(words ...string) string {

@@ -96,7 +96,7 @@ func TestEscapeByOverwritingTheRuntime(t *testing.T) {
 	done; done`)
 	for range 15 {
 		// The command is the program that runs at this moment: the runtime's, if it let itself be seen.
-		_, _ = p.n.rt.ExecSync(testContext(t), &api.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"/proc/self/exe", "--help"}, Timeout: 5})
+		_, _ = p.n.rt.ExecSync(testContext(t), &api.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"/proc/self/exe", "--help"}, Timeout: seconds(5)})
 	}
 	if after := fileSum(t, program); after != before {
 		t.Fatalf("%s was changed from inside a container", program)

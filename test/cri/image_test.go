@@ -202,7 +202,7 @@ func TestImageDefaults(t *testing.T) {
 	config.Image, config.Envs = &api.ImageSpec{Image: site + "says:much"}, []*api.KeyValue{{Key: "B", Value: []byte("pod")}}
 	c := p.start(config)
 	eventually(t, "the container to be up", func() bool { return c.logs() == "/made/by/it\nimage pod\nup\n" })
-	if _, err := shared.rt.StopContainer(testContext(t), &api.StopContainerRequest{ContainerId: c.id, Timeout: 10}); err != nil {
+	if _, err := shared.rt.StopContainer(testContext(t), &api.StopContainerRequest{ContainerId: c.id, Timeout: seconds(10)}); err != nil {
 		t.Fatal(err)
 	}
 	if st := c.status(); st.ExitCode != 4 {

@@ -34,7 +34,7 @@ func TestContainerLifecycle(t *testing.T) {
 	eventually(t, "both lines in the log", func() bool {
 		return strings.Contains(c.logs(), "out\n") && strings.Contains(c.logs(), "err\n")
 	})
-	if _, err := p.n.rt.StopContainer(ctx, &api.StopContainerRequest{ContainerId: c.id, Timeout: 10}); err != nil {
+	if _, err := p.n.rt.StopContainer(ctx, &api.StopContainerRequest{ContainerId: c.id, Timeout: seconds(10)}); err != nil {
 		t.Fatal(err)
 	}
 	st := c.status()

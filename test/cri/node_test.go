@@ -52,6 +52,9 @@ func slow(d time.Duration) time.Duration {
 	return d
 }
 
+// seconds is slow for the CRI's fields.
+func seconds(n int64) int64 { return int64(slow(time.Duration(n) * time.Second).Seconds()) }
+
 const testImage = "docker.io/library/busybox:test"
 
 // cgroupRoot is this process's, as several may test at once.

@@ -171,7 +171,7 @@ func (c *ctr) logs() string {
 
 func (c *ctr) exec(command ...string) (string, string, int32) {
 	c.t.Helper()
-	reply, err := c.n.rt.ExecSync(testContext(c.t), &api.ExecSyncRequest{ContainerId: c.id, Cmd: command, Timeout: 10})
+	reply, err := c.n.rt.ExecSync(testContext(c.t), &api.ExecSyncRequest{ContainerId: c.id, Cmd: command, Timeout: seconds(10)})
 	if err != nil {
 		c.t.Fatalf("ExecSync %v: %v", command, err)
 	}

@@ -118,7 +118,7 @@ func TestExecAndStopAfterRestart(t *testing.T) {
 	if out, _, _ := c.exec("echo", "hello"); out != "hello\n" {
 		t.Errorf("exec: %q", out)
 	}
-	if _, err := p.n.rt.StopContainer(testContext(t), &api.StopContainerRequest{ContainerId: c.id, Timeout: 10}); err != nil {
+	if _, err := p.n.rt.StopContainer(testContext(t), &api.StopContainerRequest{ContainerId: c.id, Timeout: seconds(10)}); err != nil {
 		t.Fatal(err)
 	}
 	if st := c.status(); st.ExitCode != 5 {
