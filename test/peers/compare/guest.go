@@ -60,8 +60,10 @@ func (g *guest) runTests(ctx context.Context, _, name, part string) ([]byte, err
 	if err := g.machine.Boot(ctx); err != nil {
 		return nil, err
 	}
-	out, err := g.machine.Run(ctx, 100*time.Minute, fmt.Sprintf(
-		"cd /opt/cri && CRI_RUNTIME=%s CRITEST=${CRITEST:-1} MOTE_BIN=/opt/mote CRI_SLOW=10 CRITEST_LOG=/var/log/critest ./cri.test -test.v=test2json -test.timeout=90m '%s' 2>/var/log/cri.err || cat /var/log/cri.err; true", name, part))
+	// What the tests say goes to a file first, so that `vmctl look` can follow them.
+	out, err := g.machine.Run(ctx, 100*time.Minute, fmt.Sprintf(`cd /opt/cri
+CRI_RUNTIME=%s CRITEST=1 MOTE_BIN=/opt/mote CRI_SLOW=10 CRITEST_LOG=/var/log/critest ./cri.test -test.v=test2json -test.timeout=90m '%s' >/var/log/cri.out 2>/var/log/cri.err
+code=$?; cat /var/log/cri.out; [ $code = 0 ] || cat /var/log/cri.err`, name, part))
 	if err != nil {
 		return nil, err
 	}
