@@ -11,8 +11,9 @@ const (
 	// often is how soon one collection follows another when a program works hard: an idle one collects every few minutes,
 	// since the Go runtime forces that.
 	often = time.Second
-	// rest is how long there must then be no collection.
-	rest = 3 * time.Second
+	// rest is how long there must then be no collection, and less than little allocated.
+	rest   = 3 * time.Second
+	little = 8 << 20
 	// seldom is how often a trim after work is worth it: it costs a collection and the faults that map the program's pages again.
 	seldom = 10 * time.Second
 )
@@ -31,6 +32,7 @@ func Breathe(ctx context.Context, resting, working int) {
 	timer.Stop()
 	var b breath
 	var trimmed time.Time
+	var spent uint64 // allocated when the program began to work, or was last seen working
 	for {
 		select {
 		case <-ctx.Done():
@@ -38,17 +40,26 @@ func Breathe(ctx context.Context, resting, working int) {
 		case <-collected:
 			if b.collected(time.Now()) {
 				debug.SetGCPercent(percent(working, live(), room()))
+				spent = allocated()
 			}
 			if b.working {
 				timer.Reset(rest)
 			}
 		case <-timer.C:
+			// With room in the heap collections are rare, however hard the program works.
+			if now := allocated(); b.working && now-spent >= little {
+				spent = now
+				timer.Reset(rest)
+				continue
+			}
 			b.working = false
 			debug.SetGCPercent(resting)
-			if time.Since(trimmed) >= seldom {
-				_ = Trim() // a saving that failed is no failure of the program
-				trimmed = time.Now()
+			if wait := seldom - time.Since(trimmed); wait > 0 {
+				timer.Reset(wait)
+				continue
 			}
+			_ = Trim() // a saving that failed is no failure of the program
+			trimmed = time.Now()
 		}
 	}
 }

@@ -24,6 +24,8 @@ func TestBreathKnowsWork(t *testing.T) {
 	}
 }
 
+var waste []byte // on the heap
+
 func TestBreatheSetsThePercentage(t *testing.T) {
 	before := debug.SetGCPercent(100)
 	defer debug.SetGCPercent(before)
@@ -46,6 +48,12 @@ func TestBreatheSetsThePercentage(t *testing.T) {
 	}
 	await(51, 51, func() {})
 	await(201, 1e6, runtime.GC)
+	for end := time.Now().Add(2 * rest); time.Now().Before(end); time.Sleep(10 * time.Millisecond) { // work without collections
+		waste = make([]byte, 64<<10)
+		if got := debug.SetGCPercent(201); got < 201 {
+			t.Fatalf("the percentage is %d while much is allocated", got)
+		}
+	}
 	await(51, 51, func() {})
 	cancel()
 	<-done
