@@ -47,6 +47,8 @@ type record struct {
 	namespace, name string
 	version         uint64 // resourceVersion of sent
 	sent, want      *corev1.PodStatus
+	newer           *corev1.Pod // came while busy; sent may not be what the API server had
+	known           bool        // sent isn't what a checkpoint says, which a power cut may have made old
 	busy, remove    bool
 	paused          bool // after a failure, until the timer
 	timer           *time.Timer
@@ -67,8 +69,12 @@ func (w *Writer) Set(pod *corev1.Pod, st *corev1.PodStatus) {
 		return
 	}
 	// A newer object than our last write may carry somebody else's changes: compare with that.
-	if v, _ := strconv.ParseUint(pod.ResourceVersion, 10, 64); v > r.version && !r.busy {
-		r.version, r.sent = v, &pod.Status
+	if version(pod) > r.version {
+		if r.busy {
+			r.newer = pod
+		} else {
+			r.version, r.sent = version(pod), &pod.Status
+		}
 	}
 	r.want = st
 	w.schedule(r)
@@ -98,8 +104,7 @@ func (w *Writer) Forget(uid types.UID) {
 func (w *Writer) record(pod *corev1.Pod) *record {
 	r := w.pods[pod.UID]
 	if r == nil {
-		v, _ := strconv.ParseUint(pod.ResourceVersion, 10, 64) // 0 is fine: everything is newer
-		r = &record{uid: pod.UID, namespace: pod.Namespace, name: pod.Name, version: v, sent: &pod.Status}
+		r = &record{uid: pod.UID, namespace: pod.Namespace, name: pod.Name, version: version(pod), sent: &pod.Status}
 		w.pods[pod.UID] = r
 	}
 	return r
@@ -178,25 +183,47 @@ func (w *Writer) write(r *record) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	r.busy = false
+	newer := r.newer
+	r.busy, r.newer = false, nil
 	switch {
 	case w.ctx.Err() != nil || w.pods[r.uid] != r:
 	case apierrors.IsNotFound(err) || apierrors.IsConflict(err) || err == nil && remove:
 		delete(w.pods, r.uid) // gone, or another pod of that name
 	case err != nil:
 		w.log.Warn("pod status not written, trying again", "pod", r.namespace+"/"+r.name, "err", err)
+		if newer != nil {
+			r.version, r.sent = version(newer), &newer.Status
+		}
 		r.retry, r.paused = backoff(r), true
 		r.timer = time.AfterFunc(r.retry, func() { w.start(r) })
 	default:
 		r.retry = 0
-		if updated != nil {
-			r.version, _ = strconv.ParseUint(updated.ResourceVersion, 10, 64)
-		}
 		if want != nil {
 			r.sent = want
 		}
+		r.settle(updated, newer)
 		w.schedule(r)
 	}
+}
+
+// settle takes what the API server has after a write. A write is the difference from sent, so what sent had wrong the object has
+// still: that shows in the answer to the first write, and when another object than this write's came meanwhile.
+func (r *record) settle(updated, newer *corev1.Pod) {
+	if updated != nil {
+		if !r.known || newer != nil && version(newer) != version(updated) {
+			r.sent = &updated.Status
+		}
+		r.known, r.version = true, version(updated)
+	}
+	if newer != nil && version(newer) > r.version {
+		r.version, r.sent = version(newer), &newer.Status
+	}
+}
+
+// version is an object's resource version; 0, of none, is older than any.
+func version(pod *corev1.Pod) uint64 {
+	v, _ := strconv.ParseUint(pod.ResourceVersion, 10, 64)
+	return v
 }
 
 func backoff(r *record) time.Duration {
