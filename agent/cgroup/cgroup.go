@@ -76,7 +76,11 @@ func New(cfg Config) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tree{cfg: cfg, hier: h, burstable: map[types.UID]int64{}, made: map[types.UID]made{}, making: map[types.UID]chan struct{}{}}, nil
+	return newTree(cfg, h), nil
+}
+
+func newTree(cfg Config, h hierarchies) *Tree {
+	return &Tree{cfg: cfg, hier: h, burstable: map[types.UID]int64{}, made: map[types.UID]made{}, making: map[types.UID]chan struct{}{}}
 }
 
 // V2 tells whether the node runs pure cgroup v2.

@@ -33,10 +33,7 @@ func TestMemoryHigh(t *testing.T) {
 // What pods are kept adds up above them, and goes with them.
 func TestProtectionOfThePods(t *testing.T) {
 	root := t.TempDir()
-	tree := &Tree{
-		cfg: Config{Root: "/", CPUPeriod: 100000, Protect: true, Throttle: 0.5}, hier: hierarchies{v2: true, unified: root},
-		burstable: map[types.UID]int64{}, made: map[types.UID]made{},
-	}
+	tree := newTree(Config{Root: "/", CPUPeriod: 100000, Protect: true, Throttle: 0.5}, hierarchies{v2: true, unified: root})
 	pod := func(uid, request, limit string) *corev1.Pod {
 		p := &corev1.Pod{}
 		p.UID = types.UID(uid)
