@@ -10,7 +10,7 @@ import (
 // burst lasts: collections are a tenth of the server's processor time while sixty pods start.
 const (
 	roomPart = 32
-	roomMost = 256 << 20
+	roomMost = 96 << 20
 )
 
 // room is by how many bytes the heap may grow on this machine. A memory limit (RespectCgroup) holds it down all the same.
