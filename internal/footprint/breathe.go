@@ -14,6 +14,9 @@ const (
 	// rest is how long there must then be no collection, and less than little allocated.
 	rest   = 3 * time.Second
 	little = 8 << 20
+	// starting is how long the heap gets no room beyond the percentage: what a program makes at its start stays, and would lie
+	// scattered over all of it, so that little could be given back.
+	starting = 20 * time.Second
 	// seldom is how often a trim after work is worth it: it costs a collection and the faults that map the program's pages again.
 	seldom = 10 * time.Second
 )
@@ -30,6 +33,7 @@ func Breathe(ctx context.Context, resting, working int) {
 	onCollection(&ended, collected)
 	timer := time.NewTimer(rest)
 	timer.Stop()
+	start := time.Now()
 	var b breath
 	var trimmed time.Time
 	var spent uint64 // allocated when the program began to work, or was last seen working
@@ -39,7 +43,11 @@ func Breathe(ctx context.Context, resting, working int) {
 			return
 		case <-collected:
 			if b.collected(time.Now()) {
-				debug.SetGCPercent(percent(working, live(), room()))
+				space := room()
+				if time.Since(start) < starting {
+					space = 0
+				}
+				debug.SetGCPercent(percent(working, live(), space))
 				spent = allocated()
 			}
 			if b.working {
