@@ -59,7 +59,7 @@ func (s *Service) undoStart(c *container) {
 // through a mount, into an image or the container's own files. None is success.
 func (s *Service) removeRunDir(id string) error {
 	dir := filepath.Join(s.cfg.RunDir, "ctr", id)
-	points := []string{filepath.Join(dir, "rootfs"), filepath.Join(dir, "check")}
+	points := []string{s.rootDir(id), filepath.Join(dir, "check")}
 	for _, volume := range names(filepath.Join(dir, "volumes")) {
 		points = append(points, filepath.Join(dir, "volumes", volume))
 	}

@@ -131,8 +131,11 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // allocated is how many bytes of heap the program has asked for in its life.
-func allocated() uint64 {
-	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+func allocated() uint64 { return metric("/gc/heap/allocs:bytes") }
+
+// metric reads one of runtime/metrics that counts bytes.
+func metric(name string) uint64 {
+	sample := []metrics.Sample{{Name: name}}
 	metrics.Read(sample)
 	return sample[0].Value.Uint64()
 }

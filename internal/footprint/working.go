@@ -1,10 +1,6 @@
 package footprint
 
-import (
-	"runtime/metrics"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // A program that works may let its heap grow by a part of the machine's memory before it collects, for the few seconds that a
 // burst lasts: collections are a tenth of the server's processor time while sixty pods start.
@@ -31,8 +27,4 @@ func percent(working int, live, room uint64) int {
 }
 
 // live is what the last collection found alive, in bytes.
-func live() uint64 {
-	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	metrics.Read(sample)
-	return sample[0].Value.Uint64()
-}
+func live() uint64 { return metric("/gc/heap/live:bytes") }
