@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"runtime/debug"
 
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -19,9 +18,9 @@ import (
 // Pull fetches an image from its registry or one of its mirrors and returns its ID. Layers that the store has are not
 // fetched again. A place that fails is skipped for the next; the error then names them all.
 func (s *Store) Pull(ctx context.Context, ref string, creds Auth) (string, error) {
-	named, err := reference.ParseDockerRef(ref)
+	named, err := parseReference(ref)
 	if err != nil {
-		return "", fmt.Errorf("image reference %q: %w", ref, err)
+		return "", err
 	}
 	regs, err := loadRegistries(s.cfg.Registries)
 	if err != nil {
@@ -31,7 +30,7 @@ func (s *Store) Pull(ctx context.Context, ref string, creds Auth) (string, error
 		return id, nil
 	}
 	var errs error
-	for _, e := range regs.endpoints(reference.Domain(named)) {
+	for _, e := range regs.endpoints(named.domain) {
 		id, err := s.pullFrom(ctx, named, e, regs, creds)
 		if err == nil {
 			return id, nil
@@ -51,20 +50,13 @@ func (s *Store) Pull(ctx context.Context, ref string, creds Auth) (string, error
 	return "", fmt.Errorf("pull %s: %w", named, errs)
 }
 
-func (s *Store) pullFrom(ctx context.Context, named reference.Named, e endpoint, regs *Registries, creds Auth) (string, error) {
+func (s *Store) pullFrom(ctx context.Context, named reference, e endpoint, regs *Registries, creds Auth) (string, error) {
 	r, done, err := s.repository(e, regs, named, creds)
 	if err != nil {
 		return "", err
 	}
 	defer done()
-	version := "latest"
-	switch v := named.(type) {
-	case reference.Digested:
-		version = v.Digest().String()
-	case reference.Tagged:
-		version = v.Tag()
-	}
-	top, manifest, err := s.resolve(ctx, r, version)
+	top, manifest, err := s.resolve(ctx, r, named.version())
 	if err != nil {
 		return "", err
 	}
@@ -77,8 +69,8 @@ func (s *Store) pullFrom(ctx context.Context, named reference.Named, e endpoint,
 		return "", err
 	}
 	// The digest that the tag pointed to, the index's when there is one: that is what users quote.
-	names := []string{reference.TrimNamed(named).String() + "@" + top.String()}
-	if _, digested := named.(reference.Digested); !digested {
+	names := []string{named.name() + "@" + top.String()}
+	if named.digest == "" {
 		names = append(names, named.String())
 	}
 	defer s.hold(parsed)()
@@ -212,9 +204,9 @@ func (s *Store) settle() {
 
 // digestReference spells "name@digest" for a name that may carry a tag.
 func digestReference(name string, d digest.Digest) string {
-	named, err := reference.ParseDockerRef(name)
+	named, err := parseReference(name)
 	if err != nil {
 		return path.Clean(name) + "@" + d.String()
 	}
-	return reference.TrimNamed(named).String() + "@" + d.String()
+	return named.name() + "@" + d.String()
 }

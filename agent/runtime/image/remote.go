@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -63,7 +62,7 @@ var again = &retry.GenericPolicy{
 	Backoff: retry.DefaultBackoff, MinWait: 200 * time.Millisecond, MaxWait: 3 * time.Second, MaxRetry: 5,
 }
 
-func (s *Store) repository(e endpoint, regs *Registries, named reference.Named, creds Auth) (*repository, func(), error) {
+func (s *Store) repository(e endpoint, regs *Registries, named reference, creds Auth) (*repository, func(), error) {
 	transport, err := regs.transport(e.host)
 	if err != nil {
 		return nil, nil, err
@@ -72,7 +71,7 @@ func (s *Store) repository(e endpoint, regs *Registries, named reference.Named, 
 	if e.plain {
 		scheme = "http"
 	}
-	name := e.prefix + reference.Path(named)
+	name := e.prefix + named.path
 	r := &repository{
 		base: scheme + "://" + e.host + "/v2/" + name, scope: auth.ScopeRepository(name, auth.ActionPull), limit: s.cfg.Limits.ConfigBytes,
 		client: &auth.Client{

@@ -16,7 +16,7 @@ import (
 
 // Snapshot is a container's writable root: the image's layers below, one directory on top.
 type Snapshot struct {
-	Key     string   `json:"key"`
+	Key     string   `json:"-"` // the directory's name
 	ImageID string   `json:"imageID"`
 	DiffIDs []string `json:"diffIDs"`
 	Points  string   `json:"points,omitempty"` // the set of mount points below the image
@@ -50,7 +50,7 @@ func (s *Store) Prepare(imageID, key string, points []MountPoint) error {
 	if err != nil {
 		return fmt.Errorf("snapshot %s: %w", key, err)
 	}
-	data, err := json.Marshal(Snapshot{Key: key, ImageID: img.ID, DiffIDs: img.DiffIDs, Points: set})
+	data, err := json.Marshal(Snapshot{ImageID: img.ID, DiffIDs: img.DiffIDs, Points: set})
 	if err != nil {
 		return fmt.Errorf("snapshot %s: %w", key, err)
 	}
@@ -63,10 +63,41 @@ func (s *Store) Prepare(imageID, key string, points []MountPoint) error {
 			return fmt.Errorf("snapshot %s: %w", key, err)
 		}
 	}
-	// No sync: a writable layer need not survive a power cut, its container doesn't either.
-	if err := os.WriteFile(filepath.Join(dir, "snapshot.json"), data, 0o600); err != nil {
+	if err := s.alike.write(filepath.Join(dir, "snapshot.json"), data); err != nil {
 		return fmt.Errorf("snapshot %s: %w", key, err)
 	}
+	return nil
+}
+
+const maxAlike = 256
+
+// alikes knows a file for each text that snapshots' records have: those of one image and the same mount points are alike, and
+// one inode serves them all.
+type alikes struct {
+	mu    sync.Mutex
+	paths map[string]string // text → path; what is there may have been removed since
+}
+
+// write makes path, in place of what is there, a file with this text, which must never be written to again. It isn't synced: a
+// writable layer need not survive a power cut, its container doesn't either.
+func (a *alikes) write(path string, text []byte) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	a.mu.Lock()
+	from := a.paths[string(text)]
+	a.mu.Unlock()
+	if from == "" || os.Link(from, path) != nil { // none yet, that container is gone, or it has all the links that the filesystem allows
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			return err
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.paths == nil || len(a.paths) >= maxAlike {
+		a.paths = map[string]string{}
+	}
+	a.paths[string(text)] = path
 	return nil
 }
 

@@ -7,7 +7,7 @@
 //	layers/<diff ID>/fs           an unpacked layer; renamed into place after its filesystem was synced
 //	layers/<diff ID>/{layer.json,sums}   what it held, to check it after a power cut
 //	blobs/<algorithm>-<digest>    a layer on its way, perhaps in part: kept over restarts until it is unpacked
-//	snapshots/<key>/{upper,work,snapshot.json}
+//	snapshots/<key>/{upper,work,snapshot.json}   the record of snapshots that are alike is one file with many links
 //	points/<set>                  mount points, the lowest layer of the snapshots that mount there
 //	boot.json                     how the last run ended
 //	archives.json                 which archives were imported at the start
@@ -35,7 +35,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -82,6 +81,7 @@ type Store struct {
 	busyMu   sync.Mutex
 	busy     map[string]int // layers of images that are being added
 	points   pointSets
+	alike    alikes // records of snapshots
 
 	downloads, unpacks chan struct{}
 	decoders           sync.Pool    // of zstd; collected when nobody unpacks
@@ -266,9 +266,9 @@ var fullID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^
 // Normalize spells a reference out in full: "busybox" becomes "docker.io/library/busybox:latest". A reference with both
 // tag and digest keeps the digest alone, as every runtime does.
 func Normalize(ref string) (string, error) {
-	named, err := reference.ParseDockerRef(ref)
+	named, err := parseReference(ref)
 	if err != nil {
-		return "", fmt.Errorf("image reference %q: %w", ref, err)
+		return "", err
 	}
 	return named.String(), nil
 }
