@@ -23,7 +23,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/opencontainers/cgroups"
 	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming"
@@ -76,7 +75,7 @@ type Service struct {
 	strays   strays
 	launches chan struct{} // one place for each start that may be under way
 
-	hierarchies []cgroups.Mount // of cgroup v1
+	hierarchies map[string]string // of cgroup v1
 	usersState
 
 	mu         sync.RWMutex
