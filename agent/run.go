@@ -407,7 +407,7 @@ func (a *Agent) pods(ctx context.Context, p *parts) error {
 	deps.Services = p.services
 	memory := p.node.Capacity()[corev1.ResourceMemory]
 	p.pods = podworker.New(ctx, podworker.Config{
-		PodLogDir: a.cfg.Kubelet.PodLogsDir, PodsDir: filepath.Join(dir, "pods"), SeccompRoot: filepath.Join(dir, "seccomp"), ResolvConf: resolver(a.cfg.Kubelet.ResolverConfig),
+		PodLogDir: a.cfg.Kubelet.PodLogsDir, PodsDir: filepath.Join(dir, "pods"), HostsDir: a.cfg.Dirs.Hosts(), SeccompRoot: filepath.Join(dir, "seccomp"), ResolvConf: resolver(a.cfg.Kubelet.ResolverConfig),
 		ClusterDNS: a.cfg.Kubelet.ClusterDNS, ClusterDomain: a.cfg.Kubelet.ClusterDomain, MemoryBytes: memory.Value(), CgroupV2: p.cgroups.V2(),
 		MaxPods: a.maxPods(), AllowedSysctls: a.cfg.Kubelet.AllowedUnsafeSysctls, AppArmor: appArmor(),
 		MaxBackoff: a.maxBackoff(), Tuning: a.tuning(p),

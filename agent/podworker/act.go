@@ -282,7 +282,7 @@ func (w *worker) remove(p cri.Pod) {
 		}
 		if len(errs) == 0 {
 			links := fmt.Sprintf("%s_%s_*.log", w.pod.Name, w.pod.Namespace)
-			errs = append(errs, w.m.removeLogDir(w.m.logDir(w.pod), links), os.RemoveAll(w.m.podDir(w.uid)))
+			errs = append(errs, w.m.removeLogDir(w.m.logDir(w.pod), links), w.m.removePodDir(w.uid))
 		}
 		err := errors.Join(errs...)
 		w.mu.Lock()

@@ -3,6 +3,6 @@
 // things. step decides and is pure; a worker has a goroutine only while it decides or an action is under way.
 //
 // Reads:  desired pods, the runtime's events, probe results, ConfigMaps and Secrets that environments name.
-// Writes: sandboxes and containers, through CRI; <data>/agent/pods/<uid>/{etc-hosts,containers}; the pods' log
+// Writes: sandboxes and containers, through CRI; <data>/agent/pods/<uid>, <run>/hosts/<uid>; the pods' log
 // directories and the links to their logs.
 package podworker

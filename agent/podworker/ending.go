@@ -53,7 +53,7 @@ func (m *Manager) forgetEnding(w *worker) {
 }
 
 func (m *Manager) hookNote(w *worker, container, id string) string {
-	return filepath.Join(m.podDir(w.uid), "containers", container, id+".hooked")
+	return filepath.Join(m.podDir(w.uid), container+"."+id+".hooked")
 }
 
 func (m *Manager) noteHooked(w *worker, container, id string) {

@@ -78,7 +78,7 @@ func (n *node) start(dir string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.m = New(ctx, Config{PodLogDir: dir + "/log/pods", PodsDir: dir + "/pods", ClusterDomain: "cluster.local", ClusterDNS: []string{"10.43.0.10"}, MaxPods: 110}, Deps{
+	n.m = New(ctx, Config{PodLogDir: dir + "/log/pods", PodsDir: dir + "/pods", HostsDir: dir + "/hosts", ClusterDomain: "cluster.local", ClusterDNS: []string{"10.43.0.10"}, MaxPods: 110}, Deps{
 		CRI: client, Images: puller, Volumes: n, Cgroups: cgroups{n}, Node: info{}, Objects: n, Services: n, Statuses: n, Events: n,
 		Handler: func(_ context.Context, class string) (string, error) { return class, nil }, Runtime: "fake", Log: slog.New(slog.DiscardHandler),
 	})

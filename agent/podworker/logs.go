@@ -103,7 +103,23 @@ func (m *Manager) logDir(pod *corev1.Pod) string {
 	return filepath.Join(m.cfg.PodLogDir, criconfig.LogDir(pod))
 }
 
+// podDir holds <container>.<attempt>.message and <container>.<id>.hooked, side by side: a directory a container would be two more
+// inodes for each pod. A container's name has no dot.
 func (m *Manager) podDir(uid types.UID) string { return filepath.Join(m.cfg.PodsDir, string(uid)) }
+
+func (m *Manager) messageFile(uid types.UID, container string, attempt uint32) string {
+	return filepath.Join(m.podDir(uid), fmt.Sprintf("%s.%d.message", container, attempt))
+}
+
+func (m *Manager) hostsFile(uid types.UID) string { return filepath.Join(m.cfg.HostsDir, string(uid)) }
+
+// removePodDir takes the directory last: by it, the sweep after a restart knows of the pod.
+func (m *Manager) removePodDir(uid types.UID) error {
+	if err := os.Remove(m.hostsFile(uid)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("hosts file of the pod: %w", err)
+	}
+	return os.RemoveAll(m.podDir(uid))
+}
 
 // containersDir holds a link a container, beside the pod logs: log collectors look there.
 func (m *Manager) containersDir() string {
@@ -128,7 +144,7 @@ func (m *Manager) removeLog(pod *corev1.Pod, c *cri.Container) {
 	_ = os.Remove(filepath.Join(m.containersDir(), fmt.Sprintf("%s_%s_%s-%s.log", pod.Name, pod.Namespace, c.Name, c.ID)))
 	path := filepath.Join(m.logDir(pod), criconfig.LogName(c.Name, c.Attempt))
 	old, _ := filepath.Glob(path + ".*") // rotated ones
-	for _, f := range append(old, path, filepath.Join(m.podDir(pod.UID), "containers", c.Name, fmt.Sprintf("%d.message", c.Attempt))) {
+	for _, f := range append(old, path, m.messageFile(pod.UID, c.Name, c.Attempt)) {
 		_ = os.Remove(f)
 	}
 }

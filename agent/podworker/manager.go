@@ -26,6 +26,7 @@ import (
 type Config struct {
 	PodLogDir      string // /var/log/pods
 	PodsDir        string // <data>/agent/pods
+	HostsDir       string // the pods' /etc/hosts, in the run directory: written anew for every start, they needn't outlive a boot
 	SeccompRoot    string // where localhost profiles are
 	ResolvConf     string
 	ClusterDNS     []string
@@ -362,7 +363,7 @@ func (m *Manager) sweep() {
 			err = errors.Join(m.cgroups.Remove(uid), m.releaseUsers(uid), m.releaseResources(m.ctx, uid))
 		}
 		if err == nil {
-			err = errors.Join(m.removeLogs(uid), os.RemoveAll(m.podDir(uid)))
+			err = errors.Join(m.removeLogs(uid), m.removePodDir(uid))
 		}
 		if err != nil {
 			m.log.Warn("remains of an earlier pod not removed", "uid", uid, "err", err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -371,16 +370,17 @@ func (s *starter) imageVolumes(ctx context.Context, handler string, secrets []co
 // files adds the mounts that every container gets: /etc/hosts and the termination message.
 func (s *starter) files(mounts []*runtimeapi.Mount) ([]*runtimeapi.Mount, error) {
 	m := s.w.m
-	dir := filepath.Join(m.podDir(s.pod.UID), "containers", s.spec.Name)
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, fmt.Errorf("directory of the container: %w", err)
+	for _, dir := range []string{m.podDir(s.pod.UID), m.cfg.HostsDir} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return nil, fmt.Errorf("directory of the pod: %w", err)
+		}
 	}
 	own := map[string]bool{}
 	for _, mnt := range mounts {
 		own[mnt.ContainerPath] = true
 	}
 	if !own["/etc/hosts"] {
-		hosts := filepath.Join(m.podDir(s.pod.UID), "etc-hosts")
+		hosts := m.hostsFile(s.pod.UID)
 		host := ""
 		if s.pod.Spec.HostNetwork {
 			b, err := os.ReadFile("/etc/hosts")
@@ -395,7 +395,7 @@ func (s *starter) files(mounts []*runtimeapi.Mount) ([]*runtimeapi.Mount, error)
 		mounts = append(mounts, &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: hosts, SelinuxRelabel: true})
 	}
 	if path := s.spec.TerminationMessagePath; path != "" {
-		file := filepath.Join(dir, fmt.Sprintf("%d.message", s.a.Attempt))
+		file := m.messageFile(s.pod.UID, s.spec.Name, s.a.Attempt)
 		if err := emptyFile(file, 0o666); err != nil { // whoever the container runs as may write it, whatever our umask
 			return nil, fmt.Errorf("termination message file: %w", err)
 		}

@@ -72,6 +72,9 @@ func (d Dirs) CNIState() string { return filepath.Join(d.Run, "cni") }
 // Netns holds the bind mounts that pin the pods' network namespaces.
 func (d Dirs) Netns() string { return filepath.Join(d.Run, "netns") }
 
+// Hosts holds the pods' /etc/hosts, each under its pod's UID.
+func (d Dirs) Hosts() string { return filepath.Join(d.Run, "hosts") }
+
 // StaticPods holds manifests that the kubelet runs without an API server.
 func (d Dirs) StaticPods() string { return filepath.Join(d.Config, "manifests") }
 

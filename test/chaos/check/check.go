@@ -50,7 +50,7 @@ type State struct {
 	Snapshots []string
 	RunDirs   map[string][]string // names in <run>/{ns,sandboxes,ctr,runc}
 	Desired   []string            // UIDs in the checkpoint of the desired pods
-	PodDirs   []string            // UIDs
+	PodDirs   []string            // UIDs, of directories and of hosts files
 	Volumes   []string            // UIDs in <run>/volumes
 	LogDirs   []string            // namespace_name_uid
 	LogLinks  map[string]string   // link → where it leads; "" when that is gone

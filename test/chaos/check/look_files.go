@@ -30,7 +30,7 @@ func (n Node) files(s *State) error {
 			s.Desired = append(s.Desired, uid)
 		}
 	}
-	s.PodDirs = names(filepath.Join(n.Dirs.Agent(), "pods"))
+	s.PodDirs = append(names(filepath.Join(n.Dirs.Agent(), "pods")), names(n.Dirs.Hosts())...)
 	s.Volumes = names(filepath.Join(run, "volumes"))
 	s.LogDirs = names(n.PodLogDir)
 	links := filepath.Join(filepath.Dir(n.PodLogDir), "containers")
