@@ -82,9 +82,34 @@ EOF
 `, i, i-2, churn, i-3)
 }
 
+// judgeAddresses compares the addresses that the API shows with those in the pods' network namespaces.
+func judgeAddresses(t *testing.T, m *Machine) {
+	t.Helper()
+	got := sh(t, m, time.Minute, apart+`kubectl get pods -o jsonpath='{range .items[?(@.status.phase=="Running")]}{.metadata.name} {.status.podIP}{"\n"}{end}'; echo --
+for ns in /run/mote/netns/*; do nsenter --net=$ns ip -4 -o address show dev eth0 | awk '{print $4}'; done`)
+	shown, real, _ := strings.Cut(got, "--")
+	have := map[string]bool{}
+	for _, prefix := range strings.Fields(real) {
+		address, _, _ := strings.Cut(prefix, "/")
+		have[address] = true
+	}
+	owner := map[string]string{}
+	for line := range strings.Lines(strings.TrimSpace(shown)) {
+		name, address, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if other := owner[address]; other != "" || !have[address] {
+			t.Errorf("pod %s is shown with the address %q, as %q is; the kernel has %v", name, address, other, have)
+		}
+		owner[address] = name
+	}
+	if len(owner) < 2 {
+		t.Errorf("fewer than two pods run: %s", got)
+	}
+}
+
 // judge runs every image that the node has, and has each compare what it holds with what it was made of.
 func judge(t *testing.T, m *Machine, round int) {
 	t.Helper()
+	judgeAddresses(t, m)
 	images := strings.Fields(sh(t, m, time.Minute, "mote images list | awk 'NR>1 && /(mote|vm).local/ {print $1}'"))
 	if len(images) == 0 {
 		t.Fatal("the node has no image")
