@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 const (
 	quietPods, fullPods = 30, 110 // for idle processor time, and for memory
 	execCount           = 30
+	burstRounds         = 3
 	idleWithPods        = 45 * time.Second
 )
 
@@ -77,10 +79,17 @@ func beside(b *testing.B, peers, pause string) {
 	}
 	times(fmt.Sprintf("exec through the API server, %d: p50", execCount), 0, func(s side) time.Duration { return quantile(lengths[s.node], 50) })
 	mote.remove(b)
-	times(fmt.Sprintf("create → Ready, %d pods at once", manyPods), 6, func(s side) time.Duration {
-		took := s.atOnce(b, s.node+"-many", manyPods)
-		s.remove(b)
-		return took
+	bursts := map[string][]time.Duration{}
+	for round := range burstRounds { // in turn: a busy machine is so for both
+		for _, s := range both {
+			bursts[s.node] = append(bursts[s.node], s.atOnce(b, fmt.Sprintf("%s-many%d", s.node, round), manyPods))
+			s.remove(b)
+			time.Sleep(settle) // the other mustn't pay for what this one still tidies up
+		}
+	}
+	times(fmt.Sprintf("create → Ready, %d pods at once: median of %d", manyPods, burstRounds), 6, func(s side) time.Duration {
+		line("", "%s: %v", s.name, bursts[s.node])
+		return quantile(slices.Sorted(slices.Values(bursts[s.node])), 50)
 	})
 
 	for _, s := range both {
