@@ -103,8 +103,9 @@ func (n *Node) containerd(ctx context.Context) error {
 	if err := os.WriteFile(n.path("etc/containerd.toml"), []byte(text), 0o644); err != nil {
 		return err
 	}
-	// A shim's socket has a fixed place below /run/containerd: the node gets one of its own.
-	if err := output(n.cfg.Node.Command(ctx, "sh", "-c", "mkdir -p /run/containerd && mount -t tmpfs shims /run/containerd")); err != nil {
+	// A shim's socket has a fixed place below /run/containerd, a network namespace's pin one below /run/netns, where ends by SIGKILL
+	// would leave it: the node gets directories of its own.
+	if err := output(n.cfg.Node.Command(ctx, "sh", "-c", "for d in /run/containerd /run/netns; do mkdir -p $d && mount -t tmpfs own $d; done")); err != nil {
 		return err
 	}
 	if err := n.start(ctx, "containerd.log", filepath.Join(n.cfg.Peers, "containerd"), "--config", n.path("etc/containerd.toml")); err != nil {
