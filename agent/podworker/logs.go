@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/mote-edge/mote/agent/cri"
 	"github.com/mote-edge/mote/agent/criconfig"
@@ -111,11 +112,17 @@ func (m *Manager) messageFile(uid types.UID, container string, attempt uint32) s
 	return filepath.Join(m.podDir(uid), fmt.Sprintf("%s.%d.message", container, attempt))
 }
 
-func (m *Manager) hostsFile(uid types.UID) string { return filepath.Join(m.cfg.HostsDir, string(uid)) }
+// hostsFile is in memory, but for a pod with users of its own: its mounts are id-mapped, which tmpfs knows from Linux 6.3 on.
+func (m *Manager) hostsFile(pod *corev1.Pod) string {
+	if ptr.Deref(pod.Spec.HostUsers, true) {
+		return filepath.Join(m.cfg.HostsDir, string(pod.UID))
+	}
+	return filepath.Join(m.podDir(pod.UID), "etc-hosts")
+}
 
 // removePodDir takes the directory last: by it, the sweep after a restart knows of the pod.
 func (m *Manager) removePodDir(uid types.UID) error {
-	if err := os.Remove(m.hostsFile(uid)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(filepath.Join(m.cfg.HostsDir, string(uid))); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("hosts file of the pod: %w", err)
 	}
 	return os.RemoveAll(m.podDir(uid))

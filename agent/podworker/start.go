@@ -380,7 +380,7 @@ func (s *starter) files(mounts []*runtimeapi.Mount) ([]*runtimeapi.Mount, error)
 		own[mnt.ContainerPath] = true
 	}
 	if !own["/etc/hosts"] {
-		hosts := m.hostsFile(s.pod.UID)
+		hosts := m.hostsFile(s.pod)
 		host := ""
 		if s.pod.Spec.HostNetwork {
 			b, err := os.ReadFile("/etc/hosts")

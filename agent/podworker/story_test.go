@@ -86,6 +86,9 @@ func TestRestartWhileEnding(t *testing.T) {
 	})
 	n.m.Set(Desired{Pod: pod})
 	n.until("ready", func() bool { return n.ready(pod.UID) })
+	if hosts, err := os.ReadFile(dir + "/hosts/" + string(pod.UID)); err != nil || !strings.Contains(string(hosts), n.status(pod.UID).PodIP) {
+		t.Errorf("hosts file: %q, %v", hosts, err)
+	}
 	gone := deleted(pod, 4)
 	gone.Status = n.status(pod.UID)
 	begin := time.Now()
@@ -107,8 +110,10 @@ func TestRestartWhileEnding(t *testing.T) {
 	}
 	n.m.Remove(pod.UID)
 	n.until("nothing left", func() bool { s, c := rt.Size(); return s+c+len(n.m.Pods()) == 0 })
-	if left, err := os.ReadDir(dir + "/pods"); err != nil || len(left) != 0 {
-		t.Errorf("directories left: %v, %v", left, err)
+	for _, of := range []string{"/pods", "/hosts"} {
+		if left, err := os.ReadDir(dir + of); err != nil || len(left) != 0 {
+			t.Errorf("left in %s: %v, %v", of, left, err)
+		}
 	}
 }
 

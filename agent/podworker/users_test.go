@@ -71,6 +71,9 @@ func TestUserNamespaceOfAPod(t *testing.T) {
 		if len(m.UidMappings) != 1 || len(m.GidMappings) != 1 {
 			t.Errorf("a mount whose files belong to others: %v", m)
 		}
+		if strings.HasPrefix(m.HostPath, n.m.cfg.HostsDir+"/") {
+			t.Errorf("a mount that kernels before 6.3 can't map: %v", m)
+		}
 	}
 	mu.Unlock()
 	n.until("the range given back", func() bool {
