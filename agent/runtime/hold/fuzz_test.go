@@ -7,7 +7,7 @@ import (
 
 // Whatever is asked, the holder answers and lives.
 func FuzzAnswer(f *testing.F) {
-	for _, seed := range []string{"put a", "get a", "del a", "keys 0", "keys 99999999999", "exit 1 2", "forget 1 2", "exit 1", "", " ", "keys -1", "exit x y"} {
+	for _, seed := range []string{"put a", "get a", "del a", "keys 0", "keys 99999999999", "exit 1 2", "forget 1 2", "exit 1", "", " ", "keys -1", "exit x y", strings.Repeat("\x97", maxPacket-10) + " 0"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, request string) {

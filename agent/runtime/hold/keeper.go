@@ -78,7 +78,7 @@ func (k *keeper) answer(request string, fds []int) (string, []int) {
 	if words[0] == "put" {
 		closeAll(fds)
 	}
-	return fmt.Sprintf("error unknown request %q", words[0]), nil
+	return fmt.Sprintf("error unknown request %.40q", words[0]), nil
 }
 
 func (k *keeper) keys(offset string) string {

@@ -1,6 +1,7 @@
 package logs
 
 import (
+	"bytes"
 	"encoding/binary"
 	"log/slog"
 	"os"
@@ -34,9 +35,15 @@ func FuzzSpool(f *testing.F) {
 			t.Fatal(err)
 		}
 		at := int64(len(log))
-		if ours && len(content) >= headerSize { // as if the header spoke of this very log
-			binary.LittleEndian.PutUint64(content[24:], info.Sys().(*syscall.Stat_t).Ino)
-			at = decodeHeader(content).logOffset
+		if len(content) >= headerSize {
+			inode := info.Sys().(*syscall.Stat_t).Ino
+			if ours { // as if the header spoke of this very log
+				content = bytes.Clone(content) // an input isn't the target's to change
+				binary.LittleEndian.PutUint64(content[24:], inode)
+			}
+			if binary.LittleEndian.Uint64(content[24:]) == inode {
+				at = decodeHeader(content).logOffset
+			}
 		}
 		if err := os.Mkdir(spool, 0o700); err != nil {
 			t.Fatal(err)
