@@ -276,6 +276,7 @@ func TestFilesAreLookedAtWhenTheyMayHaveGrown(t *testing.T) {
 type fakePods struct {
 	list  []Candidate
 	ended []string
+	asked func() // for a pod's usage; may be nil
 }
 
 func (f *fakePods) Active() []*corev1.Pod {
@@ -287,6 +288,9 @@ func (f *fakePods) Active() []*corev1.Pod {
 }
 
 func (f *fakePods) Usage(_ context.Context, pod *corev1.Pod, _ bool) Usage {
+	if f.asked != nil {
+		f.asked()
+	}
 	for _, c := range f.list {
 		if c.Pod.UID == pod.UID {
 			return c.Usage
@@ -345,6 +349,23 @@ func TestEvictsOneAtATimeAndHoldsTheCondition(t *testing.T) {
 	}
 	if len(pods.ended) != 2 || e.Evictions()["memory.available"] != 2 {
 		t.Errorf("pods are ended without need: %q", pods.ended)
+	}
+}
+
+// On a node that thrashes minutes may lie between a reading and what follows from it.
+func TestPodsStayIfMemoryIsBackMeanwhile(t *testing.T) {
+	free := int64(50 << 20)
+	pods := &fakePods{list: []Candidate{candidate("a", 0, 0, 1)}}
+	pods.asked = func() { free = 900 << 20 } // the kernel has killed the one that took it all
+	e := New(Config{NodeDir: t.TempDir(), ImageDir: t.TempDir(), Thresholds: Defaults(), Pods: pods})
+	e.read = func() (Reading, error) { return Reading{MemoryAvailable: {1 << 30, free}}, nil }
+	if wait := e.turn(t.Context()); len(pods.ended) > 0 || wait > time.Second {
+		t.Errorf("ended %q, next look in %v", pods.ended, wait)
+	}
+	free, pods.asked = 50<<20, nil
+	e.turn(t.Context())
+	if len(pods.ended) != 1 {
+		t.Errorf("ended %q", pods.ended)
 	}
 }
 

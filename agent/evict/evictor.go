@@ -258,7 +258,7 @@ func (e *Evictor) act(ctx context.Context, t Threshold) bool {
 		if err := e.cfg.Reclaim(ctx); err != nil {
 			e.cfg.Log.Warn("disk space isn't reclaimed in full", "error", err)
 		}
-		if r, err := e.read(); err == nil && !short(t, r, true) {
+		if _, still := e.still(t); !still {
 			return true
 		}
 	}
@@ -268,7 +268,12 @@ func (e *Evictor) act(ctx context.Context, t Threshold) bool {
 			candidates = append(candidates, Candidate{pod, e.cfg.Pods.Usage(ctx, pod, t.Signal.Condition() == corev1.NodeDiskPressure)})
 		}
 	}
-	l := e.last[t.Signal]
+	// Looking around takes its time where memory is short, a minute if the kernel has to read this very program again: what was
+	// short may be there again, since a pod ended or was killed for it.
+	l, still := e.still(t)
+	if !still {
+		return true
+	}
 	for _, c := range rank(candidates, t.Signal, e.own) {
 		grace := time.Second
 		if !t.hard() {
@@ -287,6 +292,15 @@ func (e *Evictor) act(ctx context.Context, t Threshold) bool {
 		e.cfg.Log.Warn("the node is short, and no pod may be evicted", "signal", t.Signal, "available", l.Available, "threshold", t.Left.Of(l.Capacity))
 	}
 	return false
+}
+
+// still reads again and tells whether a threshold that was crossed is.
+func (e *Evictor) still(t Threshold) (Level, bool) {
+	r, err := e.read()
+	if err != nil {
+		return e.last[t.Signal], true
+	}
+	return r[t.Signal], short(t, r, true)
 }
 
 func (e *Evictor) end(pod *corev1.Pod, message, kind string, disruption bool, grace time.Duration) bool {
