@@ -9,10 +9,13 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/utils/ptr"
 
 	"github.com/mote-edge/mote/controlplane/apiserver"
 	"github.com/mote-edge/mote/controlplane/controllers"
@@ -21,7 +24,7 @@ import (
 )
 
 // errLost ends the process: what the old leader has under way must not meet the new one's work.
-var errLost = errors.New("another server leads now (lease kube-system/mote-controllers)")
+var errLost = errors.New("the lease kube-system/mote-controllers is lost: another server leads now, or it couldn't be renewed in time")
 
 // lead runs the scheduler and the controllers while this server holds the lease. The holder is named after the machine,
 // so that a server that was killed takes its own lease up again at once.
@@ -35,12 +38,15 @@ func (s *Server) lead(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("name this server for leader election: %w", err)
 	}
-	// With the embedded datastore nobody else can be there; the lease is then renewed rarely, to leave the disk asleep.
-	duration, deadline, period := 60*time.Second, 45*time.Second, 20*time.Second
+	client := s.api.Client()
+	// With the embedded datastore nobody else can be there. The lease is then renewed rarely, to leave the disk asleep, and isn't lost
+	// because a small machine stood still for a minute: memory that ran out, a slow disk, a sleeping host.
+	duration, deadline, period := 15*time.Minute, 10*time.Minute, 20*time.Second
 	if len(s.cfg.Etcd.Servers) > 0 {
 		duration, deadline, period = 15*time.Second, 10*time.Second, 2*time.Second
+	} else if err := freeLease(ctx, client.CoordinationV1().Leases(metav1.NamespaceSystem), id); err != nil {
+		return err
 	}
-	client := s.api.Client()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	finished := make(chan struct{})
@@ -78,6 +84,19 @@ func (s *Server) lead(ctx context.Context) error {
 	}
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
+	}
+	return nil
+}
+
+// freeLease takes the lease from a server of another name: this machine was renamed, or its datastore comes from another one.
+func freeLease(ctx context.Context, leases coordinationclient.LeaseInterface, id string) error {
+	lease, err := leases.Get(ctx, apiserver.ControllersLease, metav1.GetOptions{})
+	if err == nil && ptr.Deref(lease.Spec.HolderIdentity, id) != id {
+		lease.Spec.HolderIdentity = ptr.To("")
+		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
+	}
+	if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+		return fmt.Errorf("take the lease of the controllers over: %w", err)
 	}
 	return nil
 }

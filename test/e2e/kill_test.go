@@ -117,3 +117,24 @@ func TestKillServerLosesNoAcknowledgedWrite(t *testing.T) {
 		t.Errorf("the container was restarted: %s, then %s", before, after)
 	}
 }
+
+// A datastore that another machine had, or this one under another name: its server isn't waited for.
+func TestServerTakesUpWhereAnotherStopped(t *testing.T) {
+	const holder = "lease/mote-controllers"
+	own := kubectl(t, "-n", "kube-system", "get", holder, "-o", "jsonpath={.spec.holderIdentity}")
+	now := time.Now().UTC().Format("2006-01-02T15:04:05.000000Z")
+	kubectl(t, "-n", "kube-system", "patch", holder, "--type=merge", "-p", `{"spec":{"holderIdentity":"another","renewTime":"`+now+`"}}`)
+	n := cluster.Nodes[0]
+	if err := n.Kill(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.StartServer(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the server holds the lease", 30*time.Second, func() bool {
+		got, err := try("-n", "kube-system", "get", holder, "-o", "jsonpath={.spec.holderIdentity}")
+		return err == nil && got == own
+	})
+	kubectl(t, "create", "namespace", "led")
+	kubectl(t, "delete", "namespace", "led", "--timeout=30s") // by a controller
+}
