@@ -17,6 +17,7 @@ import (
 
 	"github.com/mote-edge/mote/agent/kubeletconfig"
 	"github.com/mote-edge/mote/internal/layout"
+	"github.com/mote-edge/mote/internal/watchdog"
 )
 
 // Config is all that a node needs to know before it starts.
@@ -45,7 +46,9 @@ type Config struct {
 	NoRoutes, NoCNIConfig bool
 	// NoSecretsOnDisk keeps no copy of the pods' Secrets: pods that need one start only with the API server in reach.
 	NoSecretsOnDisk bool
-	Log             *slog.Logger
+	// Systemd is told that the node is up; the zero value is nobody.
+	Systemd watchdog.Watchdog
+	Log     *slog.Logger
 }
 
 // Validate says what is wrong with the configuration, and how to mend it.

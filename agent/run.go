@@ -39,7 +39,6 @@ import (
 	"github.com/mote-edge/mote/agent/status"
 	"github.com/mote-edge/mote/agent/userns"
 	"github.com/mote-edge/mote/agent/volume"
-	"github.com/mote-edge/mote/agent/watchdog"
 	"github.com/mote-edge/mote/internal/kubeclient"
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/internal/version"
@@ -123,19 +122,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.cfg.Kubelet.ContainerRuntimeEndpoint == "" {
 		run("runtime", func(ctx context.Context) error { return superviseRuntime(ctx, a.cfg.Dirs, a.cfg.Log) })
 	}
-	alive, err := watchdog.FromEnvironment()
-	if err != nil {
-		return err
-	}
 	run("watchdog", func(ctx context.Context) error {
 		if !wait(ctx, listed) {
 			return nil
 		}
-		if err := alive.Ready(); err != nil {
+		if err := a.cfg.Systemd.Ready(); err != nil {
 			a.cfg.Log.Warn("systemd isn't told that the agent is up", "err", err)
 		}
 		// Whoever holds a lock of the pods for good keeps this from coming back.
-		return alive.Run(ctx, func() error { p.pods.Pods(); return nil }, a.cfg.Log)
+		return a.cfg.Systemd.Run(ctx, func() error { p.pods.Pods(); return nil }, a.cfg.Log)
 	})
 	run("volumes", p.volumes.Run)
 	run("node", p.node.Run)

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -20,6 +21,7 @@ import (
 	"github.com/mote-edge/mote/controlplane"
 	"github.com/mote-edge/mote/internal/footprint"
 	"github.com/mote-edge/mote/internal/layout"
+	"github.com/mote-edge/mote/internal/watchdog"
 )
 
 // gcPercent trades a little processor time for a smaller heap while the cluster rests, and gcWorking the other way when it
@@ -93,6 +95,9 @@ func serverCommand(dirs *layout.Dirs) *cobra.Command {
 	return c
 }
 
+// livezWithin is how long the API server may take to say that it lives.
+const livezWithin = 10 * time.Second
+
 // errStopped ends the program after what went wrong has been said.
 var errStopped = errors.New("stopped: the reason is above")
 
@@ -112,9 +117,28 @@ func runServer(ctx context.Context, s *controlplane.Server, node nodeproc.Config
 	}
 	part("the control plane", func() error { return s.Run(ctx) })
 	if !noAgent {
-		part("the node", func() error { return runNode(ctx, s, node) })
+		part("the node", func() error { return runNode(ctx, s, node) }) // which tells systemd of both
+	} else {
+		part("systemd's notification", func() error { return tellSystemd(ctx, s, node.Agent.Systemd) })
 	}
 	return g.Wait()
+}
+
+// tellSystemd says that the control plane is up, and after that that it lives.
+func tellSystemd(ctx context.Context, s *controlplane.Server, w watchdog.Watchdog) error {
+	select {
+	case <-s.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	if err := w.Ready(); err != nil {
+		slog.WarnContext(ctx, "systemd isn't told that the control plane is up", "error", err)
+	}
+	return w.Run(ctx, func() error {
+		ctx, cancel := context.WithTimeout(ctx, livezWithin)
+		defer cancel()
+		return s.API().Client().Discovery().RESTClient().Get().AbsPath("/livez").Do(ctx).Error()
+	}, slog.Default())
 }
 
 func parseServerFlags(cfg *controlplane.Config, serviceCIDR, nodePorts string) error {

@@ -1,7 +1,7 @@
 // Package nodeproc is what `mote agent` and `mote server` have in common: one node in this process, that is the kubelet
 // and the service proxy with cluster DNS, and the flags that configure them.
 //
-// Reads:  flags.
+// Reads:  flags; systemd's environment.
 // Writes: what agent and proxy write; <run>/<program>.pid.
 package nodeproc
 
@@ -26,6 +26,7 @@ import (
 	"github.com/mote-edge/mote/internal/kubeclient"
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/internal/pidfile"
+	"github.com/mote-edge/mote/internal/watchdog"
 	"github.com/mote-edge/mote/proxy"
 )
 
@@ -152,6 +153,9 @@ func (f *Flags) Config(dirs layout.Dirs, clusterCIDR, serviceCIDR, clusterDomain
 	c := Config{NoProxy: f.NoProxy, Agent: agent.Config{Dirs: dirs, NodeName: name, Kubelet: kubelet, KubeletDir: f.KubeletDir, ClusterCIDR: clusterCIDR, Log: slog.Default()}}
 	c.Agent.CredentialProviderConfig, c.Agent.CredentialProviderBinDir = f.ProviderConfig, f.ProviderBinDir
 	c.Agent.NoSecretsOnDisk = f.NoSecretsOnDisk
+	if c.Agent.Systemd, err = watchdog.FromEnvironment(); err != nil {
+		return c, err
+	}
 	if c.ClusterCIDR, err = netip.ParsePrefix(clusterCIDR); err != nil {
 		return c, fmt.Errorf("--cluster-cidr %q is not a range: give one like 10.42.0.0/16", clusterCIDR)
 	}

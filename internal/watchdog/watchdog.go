@@ -1,5 +1,5 @@
-// Package watchdog tells systemd that the agent is up and alive (sd_notify(3), sd_watchdog_enabled(3)): a unit with
-// Type=notify starts those after it when there is something to start after, one with WatchdogSec restarts an agent that hangs.
+// Package watchdog tells systemd that this program is up and alive (sd_notify(3), sd_watchdog_enabled(3)): a unit with
+// Type=notify starts those after it when there is something to start after, one with WatchdogSec restarts one that hangs.
 //
 // Reads:  NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID.
 // Writes: datagrams to systemd's socket.
@@ -47,7 +47,7 @@ func New(getenv func(string) string, pid int) (Watchdog, error) {
 	return w, nil
 }
 
-// Ready says that the agent is up.
+// Ready says that the program is up.
 func (w Watchdog) Ready() error { return w.notify("READY=1") }
 
 // Run gives signs of life as long as alive returns, and without error.
@@ -86,5 +86,12 @@ func (w Watchdog) notify(state string) error {
 	return nil
 }
 
-// FromEnvironment is New for this process.
-func FromEnvironment() (Watchdog, error) { return New(os.Getenv, os.Getpid()) }
+// FromEnvironment is New for this process. It takes the variables away, so that neither libraries (k8s.io/apiserver tells systemd
+// of itself alone) nor children speak for the process.
+func FromEnvironment() (Watchdog, error) {
+	w, err := New(os.Getenv, os.Getpid())
+	for _, name := range []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} {
+		_ = os.Unsetenv(name) // fails for names that aren't any
+	}
+	return w, err
+}
