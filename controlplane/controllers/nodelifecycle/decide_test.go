@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -97,6 +98,30 @@ func TestSilence(t *testing.T) {
 	n.Status.Conditions = got
 	if _, changed := silence(n, metav1.Now()); changed {
 		t.Error("silent already")
+	}
+}
+
+// Nobody heard the nodes while this process stood still: they have their time to speak again, once.
+func TestStandstillIsNoSilence(t *testing.T) {
+	begin := time.Unix(1000, 0)
+	at := func(seconds int) time.Time { return begin.Add(time.Duration(seconds) * time.Second) }
+	c := &Controller{cfg: Config{Grace: 40 * time.Second, StartupGrace: 60 * time.Second}, health: map[string]*health{}}
+	fresh := func() { c.health["n"] = &health{seen: begin, known: true} }
+	look := func(seconds int) time.Duration { _, _, left := c.silentFor("n", at(seconds)); return left }
+	fresh()
+	if got := []time.Duration{look(0), look(30), look(40), look(80)}; got[0] != 40*time.Second || got[1] != 10*time.Second || got[2] > 0 || got[3] > 0 {
+		t.Errorf("silent from the start: %v left", got)
+	}
+	fresh()
+	if got := []time.Duration{look(0), look(100), look(140), look(300)}; got[1] != 40*time.Second || got[2] > 0 || got[3] > 0 {
+		t.Errorf("after a standstill: %v left", got)
+	}
+	fresh()
+	look(0)
+	look(100)
+	c.renewed(&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Now()}}})
+	if c.health["n"].excused {
+		t.Error("excused once for all")
 	}
 }
 

@@ -62,6 +62,9 @@ type Controller struct {
 	health map[string]*health
 }
 
+// late is the part of the grace period by which a look comes late if this process stood still.
+const late = 8
+
 // health is what was last seen of a node, and when, by our clock.
 type health struct {
 	seen      time.Time
@@ -69,6 +72,8 @@ type health struct {
 	lease     string    // its resource version
 	heartbeat time.Time // the Ready condition's own time
 	known     bool      // a status has been posted
+	due       time.Time // of the next look; a late one means that this process stood still
+	excused   bool      // for that, since it was last seen
 	tainted   map[string]time.Time
 }
 
@@ -183,7 +188,7 @@ func (c *Controller) renewed(l *coordinationv1.Lease) {
 	h := c.of(l.Name)
 	h.lease = l.ResourceVersion
 	if l.Spec.RenewTime != nil && l.Spec.RenewTime.After(h.renewed) {
-		h.renewed, h.seen = l.Spec.RenewTime.Time, time.Now()
+		h.renewed, h.seen, h.excused = l.Spec.RenewTime.Time, time.Now(), false
 	}
 }
 
@@ -194,7 +199,7 @@ func (c *Controller) posted(n *corev1.Node) {
 	h := c.of(n.Name)
 	if r := condition(n, corev1.NodeReady); r != nil && r.Reason != "NodeStatusNeverUpdated" {
 		if !h.known || !r.LastHeartbeatTime.Time.Equal(h.heartbeat) {
-			h.seen = time.Now()
+			h.seen, h.excused = time.Now(), false
 		}
 		h.known, h.heartbeat = true, r.LastHeartbeatTime.Time
 	}
@@ -248,14 +253,8 @@ func (c *Controller) reconcileNode(ctx context.Context, name string) error {
 
 // checkHealth says whether the node is silent, and otherwise has it looked at again when it might be.
 func (c *Controller) checkHealth(ctx context.Context, n *corev1.Node) (bool, error) {
-	c.mu.Lock()
-	h := *c.of(n.Name)
-	c.mu.Unlock()
-	grace := c.cfg.Grace
-	if !h.known {
-		grace = c.cfg.StartupGrace
-	}
-	if left := grace - time.Since(h.seen); left > 0 {
+	h, grace, left := c.silentFor(n.Name, time.Now())
+	if left > 0 {
 		c.nodeQ.AddAfter(n.Name, left+time.Millisecond)
 		return false, nil
 	}
@@ -272,6 +271,24 @@ func (c *Controller) checkHealth(ctx context.Context, n *corev1.Node) (bool, err
 	}
 	c.nodeQ.AddAfter(n.Name, grace)
 	return true, nil
+}
+
+// silentFor is a node's health, and how long its silence may last still. A look that comes late, though its time was known, means that
+// this process stood still, with the API server in it: what nodes said meanwhile nobody heard. Each gets its grace anew then, once.
+func (c *Controller) silentFor(name string, now time.Time) (h health, grace, left time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.of(name)
+	if grace = c.cfg.Grace; !p.known {
+		grace = c.cfg.StartupGrace
+	}
+	if left = grace - now.Sub(p.seen); left <= 0 && !p.excused && !p.due.IsZero() && now.Sub(p.due) > grace/late {
+		p.seen, p.excused, left = now, true, grace
+	}
+	if p.due = now.Add(left); left <= 0 {
+		p.due = now.Add(grace)
+	}
+	return *p, grace, left
 }
 
 func (c *Controller) setConditions(ctx context.Context, n *corev1.Node, conditions []corev1.NodeCondition) error {
