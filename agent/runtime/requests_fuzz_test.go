@@ -154,7 +154,7 @@ func FuzzRequests(f *testing.F) {
 }
 
 // call has a method take its request off the wire.
-func call[Q any, R any, P interface {
+func call[Q, R any, P interface {
 	*Q
 	proto.Message
 }](method func(context.Context, P) (R, error)) func(context.Context, []byte) error {

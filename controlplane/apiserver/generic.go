@@ -86,7 +86,8 @@ func (s *Server) generic() (*genericapiserver.Config, error) {
 	c.EnableProfiling = s.cfg.Profiling
 	c.EnableIndex = true
 	c.LongRunningFunc = filters.BasicLongRunningRequestCheck(
-		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"),
+	)
 	c.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
 	c.RequestTimeout = time.Minute
 	c.ShutdownWatchTerminationGracePeriod = stopWatches

@@ -58,7 +58,7 @@ func Watch(ctx context.Context, c *kubeclient.Client, s *Store) {
 	wg.Wait()
 }
 
-func newReflector[T runtime.Object, L runtime.Object](kind string, list func(context.Context, metav1.ListOptions) (L, error),
+func newReflector[T, L runtime.Object](kind string, list func(context.Context, metav1.ListOptions) (L, error),
 	watchFn func(context.Context, metav1.ListOptions) (watch.Interface, error), to sink[T],
 ) *cache.Reflector {
 	var example T

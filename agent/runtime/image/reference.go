@@ -114,19 +114,13 @@ func splitDomain(text string) (domain, rest string) {
 
 // isDomain wants a host name, an IPv4 address or an IPv6 address in brackets, and a port after it or none.
 func isDomain(text string) bool {
-	host, port, ported := text, "", false
-	if strings.HasPrefix(text, "[") {
-		inside, after, closed := strings.Cut(text[1:], "]")
-		if !closed || inside == "" || !all(inside, func(c byte) bool { return digit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' || c == ':' }) {
-			return false
-		}
-		if after == "" {
-			return true
-		}
-		host, port, ported = "", strings.TrimPrefix(after, ":"), after[0] == ':'
-		return ported && port != "" && all(port, digit)
+	if inside, found := strings.CutPrefix(text, "["); found {
+		address, port, closed := strings.Cut(inside, "]")
+		return closed && address != "" && all(address, func(c byte) bool { return digit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' || c == ':' }) &&
+			(port == "" || port[0] == ':' && isPort(port[1:]))
 	}
-	if host, port, ported = strings.Cut(text, ":"); ported && (port == "" || !all(port, digit)) {
+	host, port, ported := strings.Cut(text, ":")
+	if ported && !isPort(port) {
 		return false
 	}
 	for part := range strings.SplitSeq(host, ".") {
@@ -136,6 +130,8 @@ func isDomain(text string) bool {
 	}
 	return true
 }
+
+func isPort(text string) bool { return text != "" && all(text, digit) }
 
 // isPath wants components between slashes: lower-case letters and digits, between which there may be a dot, one or two
 // underscores, or dashes.
@@ -170,7 +166,7 @@ func isPath(text string) bool {
 }
 
 func isTag(text string) bool {
-	return text != "" && len(text) <= maxTag && (wordly(text[0])) && all(text, func(c byte) bool { return wordly(c) || c == '.' || c == '-' })
+	return text != "" && len(text) <= maxTag && wordly(text[0]) && all(text, func(c byte) bool { return wordly(c) || c == '.' || c == '-' })
 }
 
 func all(text string, is func(byte) bool) bool {

@@ -16,7 +16,7 @@ var (
 	pods = &kind{gvk: schema.GroupVersionKind{Version: "v1", Kind: "Pod"}, namespaced: true}
 )
 
-func thing(uid string, finalizer string, owners ...metav1.OwnerReference) *metav1.PartialObjectMetadata {
+func thing(uid, finalizer string, owners ...metav1.OwnerReference) *metav1.PartialObjectMetadata {
 	o := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid), Name: "n-" + uid, Namespace: "ns", OwnerReferences: owners}}
 	if finalizer != "" {
 		o.DeletionTimestamp, o.Finalizers = &metav1.Time{}, []string{finalizer}

@@ -70,7 +70,7 @@ func compareLoss(a, b *corev1.Pod, onNode map[string]int, now time.Time) int {
 }
 
 // compareAge is negative when a is younger by an order of magnitude (base 2). A missing time counts as the youngest.
-func compareAge(a, b time.Time, now time.Time) int {
+func compareAge(a, b, now time.Time) int {
 	if a.IsZero() || b.IsZero() {
 		return compareBool(!a.IsZero(), !b.IsZero())
 	}

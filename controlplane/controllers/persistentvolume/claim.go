@@ -125,7 +125,8 @@ func (c *Controller) provision(ctx context.Context, k key, claim *corev1.Persist
 	}
 	c.tell(k, claim, corev1.EventTypeNormal, "ExternalProvisioning", fmt.Sprintf(
 		"Waiting for a volume to be created either by the external provisioner '%s' or manually by the system administrator. "+
-			"If volume creation is delayed, please verify that the provisioner is running and correctly registered.", class.Provisioner))
+			"If volume creation is delayed, please verify that the provisioner is running and correctly registered.", class.Provisioner,
+	))
 	if claim.Annotations[volumehelper.AnnStorageProvisioner] == class.Provisioner {
 		return nil
 	}

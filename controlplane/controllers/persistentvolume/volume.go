@@ -48,7 +48,8 @@ func (c *Controller) reconcileVolume(ctx context.Context, name string) error {
 	case claim.Spec.VolumeName == "":
 		if volumehelper.CheckVolumeModeMismatches(&claim.Spec, &v.Spec) {
 			c.tell(key{name: v.Name}, v, corev1.EventTypeWarning, "VolumeMismatch", fmt.Sprintf(
-				"Cannot bind PersistentVolume to requested PersistentVolumeClaim %q due to incompatible volumeMode.", claim.Name))
+				"Cannot bind PersistentVolume to requested PersistentVolumeClaim %q due to incompatible volumeMode.", claim.Name,
+			))
 			return nil
 		}
 		c.queue.Add(claimKey(claim)) // the claim's own turn binds it

@@ -32,7 +32,8 @@ func Storages(c *resource.Config) (resource.Storages, error) {
 	approval := requests
 	approval.ResetStatusFields = []fieldpath.Path{fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("status", "certificate")}
 	to["certificatesigningrequests/approval"] = approval.Subresource(
-		to["certificatesigningrequests"].(*resource.REST).Store, prepareApproval, requests.ValidateApproval)
+		to["certificatesigningrequests"].(*resource.REST).Store, prepareApproval, requests.ValidateApproval,
+	)
 	return to, nil
 }
 

@@ -100,7 +100,8 @@ func (p *podStreams) stream(ctx context.Context, verb, name, container string, q
 	return translator.NewTranslatingHandler(
 		proxy.NewUpgradeAwareHandler(location, transport, false, true, proxy.NewErrorResponder(r)),
 		translator.NewStreamTranslatorHandler(location, transport, 0, o),
-		wsstream.IsWebSocketRequestWithStreamCloseProtocol), nil
+		wsstream.IsWebSocketRequestWithStreamCloseProtocol,
+	), nil
 }
 
 func (p *podStreams) forward(ctx context.Context, name string, o *corev1.PodPortForwardOptions, r rest.Responder) (http.Handler, error) {
