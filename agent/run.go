@@ -123,14 +123,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		run("runtime", func(ctx context.Context) error { return superviseRuntime(ctx, a.cfg.Dirs, a.cfg.Log) })
 	}
 	run("watchdog", func(ctx context.Context) error {
-		if !wait(ctx, listed) {
-			return nil
-		}
-		if err := a.cfg.Systemd.Ready(); err != nil {
-			a.cfg.Log.Warn("systemd isn't told that the agent is up", "err", err)
-		}
 		// Whoever holds a lock of the pods for good keeps this from coming back.
-		return a.cfg.Systemd.Run(ctx, func() error { p.pods.Pods(); return nil }, a.cfg.Log)
+		return a.cfg.Systemd.Tell(ctx, listed, func() error { p.pods.Pods(); return nil }, a.cfg.Log)
 	})
 	run("volumes", p.volumes.Run)
 	run("node", p.node.Run)

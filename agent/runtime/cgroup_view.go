@@ -48,8 +48,8 @@ func hierarchies(v2 bool) (map[string]string, error) {
 // container's cgroup in every hierarchy; where it isn't known, or where mounts must reach the host, libcontainer does it.
 func (s *Service) viewCgroups(id string, config *configs.Config) error {
 	at := slices.IndexFunc(config.Mounts, func(m *configs.Mount) bool { return m.Device == "cgroup" })
-	if at < 0 || len(s.hierarchies) == 0 || config.Cgroups == nil || !filepath.IsAbs(config.Cgroups.Path) || config.RootPropagation != 0 || config.MountLabel != "" || config.Namespaces.Contains(configs.NEWUSER) ||
-		config.Namespaces.Contains(configs.NEWCGROUP) {
+	if at < 0 || len(s.hierarchies) == 0 || config.Cgroups == nil || !filepath.IsAbs(config.Cgroups.Path) || config.RootPropagation != 0 ||
+		config.MountLabel != "" || config.Namespaces.Contains(configs.NEWUSER) || config.Namespaces.Contains(configs.NEWCGROUP) {
 		return nil
 	}
 	m := *config.Mounts[at]

@@ -21,7 +21,6 @@ import (
 	"github.com/mote-edge/mote/controlplane"
 	"github.com/mote-edge/mote/internal/footprint"
 	"github.com/mote-edge/mote/internal/layout"
-	"github.com/mote-edge/mote/internal/watchdog"
 )
 
 // gcPercent trades a little processor time for a smaller heap while the cluster rests, and gcWorking the other way when it
@@ -119,26 +118,18 @@ func runServer(ctx context.Context, s *controlplane.Server, node nodeproc.Config
 	if !noAgent {
 		part("the node", func() error { return runNode(ctx, s, node) }) // which tells systemd of both
 	} else {
-		part("systemd's notification", func() error { return tellSystemd(ctx, s, node.Agent.Systemd) })
+		part("systemd's notification", func() error {
+			return node.Agent.Systemd.Tell(ctx, s.Ready(), func() error { return livez(ctx, s) }, slog.Default())
+		})
 	}
 	return g.Wait()
 }
 
-// tellSystemd says that the control plane is up, and after that that it lives.
-func tellSystemd(ctx context.Context, s *controlplane.Server, w watchdog.Watchdog) error {
-	select {
-	case <-s.Ready():
-	case <-ctx.Done():
-		return nil
-	}
-	if err := w.Ready(); err != nil {
-		slog.WarnContext(ctx, "systemd isn't told that the control plane is up", "error", err)
-	}
-	return w.Run(ctx, func() error {
-		ctx, cancel := context.WithTimeout(ctx, livezWithin)
-		defer cancel()
-		return s.API().Client().Discovery().RESTClient().Get().AbsPath("/livez").Do(ctx).Error()
-	}, slog.Default())
+// livez asks the API server whether it lives.
+func livez(ctx context.Context, s *controlplane.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, livezWithin)
+	defer cancel()
+	return s.API().Client().Discovery().RESTClient().Get().AbsPath("/livez").Do(ctx).Error()
 }
 
 func parseServerFlags(cfg *controlplane.Config, serviceCIDR, nodePorts string) error {

@@ -50,6 +50,19 @@ func New(getenv func(string) string, pid int) (Watchdog, error) {
 // Ready says that the program is up.
 func (w Watchdog) Ready() error { return w.notify("READY=1") }
 
+// Tell says that the program is up when up is closed, and from then on does what Run does.
+func (w Watchdog) Tell(ctx context.Context, up <-chan struct{}, alive func() error, log *slog.Logger) error {
+	select {
+	case <-up:
+	case <-ctx.Done():
+		return nil
+	}
+	if err := w.Ready(); err != nil {
+		log.Warn("systemd isn't told that this is up", "err", err)
+	}
+	return w.Run(ctx, alive, log)
+}
+
 // Run gives signs of life as long as alive returns, and without error.
 func (w Watchdog) Run(ctx context.Context, alive func() error, log *slog.Logger) error {
 	if w.every == 0 {

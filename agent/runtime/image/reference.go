@@ -45,7 +45,7 @@ func parseReference(text string) (reference, error) {
 }
 
 func parseName(text string) (ref reference, err error) {
-	if len(text) == identifierLength && all(text, lowerHex) {
+	if isIdentifier(text) {
 		return ref, fmt.Errorf("%w: an image's ID can't be a repository's name", errReference)
 	}
 	domain, rest := splitDomain(text)
@@ -165,6 +165,11 @@ func isPath(text string) bool {
 	return true
 }
 
+// isIdentifier knows an image's ID without its algorithm; a repository can't be called that.
+func isIdentifier(text string) bool {
+	return len(text) == identifierLength && all(text, func(c byte) bool { return digit(c) || 'a' <= c && c <= 'f' })
+}
+
 func isTag(text string) bool {
 	return text != "" && len(text) <= maxTag && wordly(text[0]) && all(text, func(c byte) bool { return wordly(c) || c == '.' || c == '-' })
 }
@@ -178,8 +183,7 @@ func all(text string, is func(byte) bool) bool {
 	return true
 }
 
-func digit(c byte) bool    { return '0' <= c && c <= '9' }
-func lower(c byte) bool    { return 'a' <= c && c <= 'z' }
-func letter(c byte) bool   { return lower(c) || 'A' <= c && c <= 'Z' }
-func wordly(c byte) bool   { return letter(c) || digit(c) || c == '_' }
-func lowerHex(c byte) bool { return digit(c) || 'a' <= c && c <= 'f' }
+func digit(c byte) bool  { return '0' <= c && c <= '9' }
+func lower(c byte) bool  { return 'a' <= c && c <= 'z' }
+func letter(c byte) bool { return lower(c) || 'A' <= c && c <= 'Z' }
+func wordly(c byte) bool { return letter(c) || digit(c) || c == '_' }

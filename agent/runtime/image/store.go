@@ -27,7 +27,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -244,7 +243,7 @@ func (s *Store) find(ref string) (*Image, error) {
 	if img, ok := s.images["sha256:"+ref]; ok {
 		return img, nil
 	}
-	if strings.HasPrefix(ref, "sha256:") || fullID().MatchString(ref) {
+	if strings.HasPrefix(ref, "sha256:") || isIdentifier(ref) {
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, ref)
 	}
 	name, err := Normalize(ref)
@@ -258,10 +257,6 @@ func (s *Store) find(ref string) (*Image, error) {
 	}
 	return nil, fmt.Errorf("%w: %s", ErrNotFound, name)
 }
-
-// fullID is an image's ID without its algorithm; a repository can't be called that.
-// fullID is compiled when it is first used: this program runs again for each container.
-var fullID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-f0-9]{64}$`) })
 
 // Normalize spells a reference out in full: "busybox" becomes "docker.io/library/busybox:latest". A reference with both
 // tag and digest keeps the digest alone, as every runtime does.
