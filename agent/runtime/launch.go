@@ -136,7 +136,9 @@ func (s *Service) turn() func() {
 	}
 }
 
-// launch starts the container's first process and returns its pid.
+// launch starts the container's first process and returns its pid. libcontainer opens the process once more (os.FindProcess, a
+// pidfd) and has no call to let go of it without waiting for its end: a garbage collection closes it, at the latest that of
+// the trim ten seconds after the work (trimAfter).
 func (s *Service) launch(id string, sp *specs.Spec, io *stdio) (int, error) {
 	defer s.turn()()
 	config, err := convert(id, sp)

@@ -327,11 +327,9 @@ func settleDown(t *testing.T, ctx context.Context, client *kubeclient.Client) {
 // usage looks at the long-lived processes.
 func usage(t *testing.T, ctx context.Context) map[string]check.Usage {
 	t.Helper()
-	wait := 2 * time.Second // connections of the last requests end
-	if long() {
-		wait = 12 * time.Second // the runtime gives memory back ten seconds after work
-	}
-	time.Sleep(wait)
+	// The runtime gives memory back ten seconds after work, and with it go the descriptors that only a collection closes: Go's
+	// handles of the containers' processes. Connections of the last requests have ended by then, too.
+	time.Sleep(12 * time.Second)
 	metrics, err := cluster.Kubectl(ctx, "get", "--raw", "/api/v1/nodes/"+node.Name+"/proxy/metrics")
 	if err != nil {
 		t.Error(err)
