@@ -19,6 +19,9 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/test/chaos/check"
 	"github.com/mote-edge/mote/test/lab"
@@ -101,6 +104,14 @@ func runTests(m *testing.M) (code int, err error) {
 		}
 		_ = os.RemoveAll(dir)
 	}()
+	client, err := cluster.Client()
+	if err != nil {
+		return 1, err
+	}
+	part := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: configMap}, Data: map[string]string{"key": "value"}}
+	if _, err := client.ConfigMaps(namespace).Create(ctx, part, metav1.CreateOptions{}); err != nil {
+		return 1, err
+	}
 	return m.Run(), nil
 }
 

@@ -38,11 +38,6 @@ func TestKilledAtRandom(t *testing.T) {
 	defer cancel()
 	r := rand.New(rand.NewSource(seed))
 
-	part := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: configMap}, Data: map[string]string{"key": "value"}}
-	if _, err := client.ConfigMaps(namespace).Create(ctx, part, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-
 	steady := []string{}
 	for i, k := range []kind{kinds[2], kinds[3], kinds[4]} {
 		name := fmt.Sprintf("steady-%d", i)
