@@ -16,13 +16,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/mote-edge/mote/agent/cri"
 	"github.com/mote-edge/mote/agent/meter"
+	"github.com/mote-edge/mote/internal/imageref"
 )
 
 // The reasons why a container waits for its image.
@@ -143,11 +143,11 @@ func (p *Puller) Forget(uid types.UID) {
 
 // Normalize gives a reference without a tag or digest the tag latest.
 func Normalize(image string) (string, error) {
-	named, err := reference.ParseNormalizedNamed(image)
+	named, err := imageref.Parse(image)
 	if err != nil {
 		return "", &Error{Reason: ErrInvalidImageName, Message: fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %v", image, image, err)}
 	}
-	if reference.IsNameOnly(named) {
+	if named.Defaulted {
 		return image + ":latest", nil
 	}
 	return image, nil
@@ -155,7 +155,7 @@ func Normalize(image string) (string, error) {
 
 // fullName is an image's name with registry and tag, as runtimes list it; what can't be parsed is returned as it is.
 func fullName(image string) string {
-	named, err := reference.ParseDockerRef(image)
+	named, err := imageref.Parse(image)
 	if err != nil {
 		return image
 	}

@@ -14,9 +14,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/internal/imageref"
 )
 
 // login is one set of credentials and where it is from.
@@ -196,11 +197,11 @@ func (k *keyring) lookup(repository string) []login {
 
 // repository spells an image's name without tag and digest, with its registry.
 func repository(image string) (string, error) {
-	named, err := reference.ParseNormalizedNamed(image)
+	named, err := imageref.Parse(image)
 	if err != nil {
 		return "", fmt.Errorf("couldn't parse image name %q: %w", image, err)
 	}
-	return named.Name(), nil
+	return named.Repository(), nil
 }
 
 // fits tells whether a key covers a repository: the same number of host parts, each matching as a glob, the same port,

@@ -12,8 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/distribution/reference"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/mote-edge/mote/internal/imageref"
 )
 
 // The records of pulls are files in the form that upstream's kubelet writes (kubelet.config.k8s.io/v1beta1
@@ -228,15 +229,9 @@ func (r *records) prune(there func(ref string) bool, listed time.Time) {
 
 // untagged strips tag and digest off an image as the pod spells it.
 func untagged(image string) (string, error) {
-	parsed, err := reference.Parse(image)
+	bare, err := imageref.Trim(image)
 	if err != nil {
 		return "", fmt.Errorf("image name %q: %w", image, err)
 	}
-	if d, ok := parsed.(reference.Digested); ok {
-		image = strings.TrimSuffix(image, "@"+d.Digest().String())
-	}
-	if t, ok := parsed.(reference.Tagged); ok {
-		image = strings.TrimSuffix(image, ":"+t.Tag())
-	}
-	return image, nil
+	return bare, nil
 }

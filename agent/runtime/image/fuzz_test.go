@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	library "github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -60,43 +59,6 @@ func FuzzContentRange(f *testing.F) {
 		if checkRange(header, from, size) == nil && !strings.HasPrefix(header, "bytes ") {
 			t.Errorf("%q was taken for %d of %d", header, from, size)
 		}
-	})
-}
-
-func FuzzReference(f *testing.F) {
-	const sum = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-	for _, s := range []string{
-		"busybox", "r.io:5000/a/b:1", "a@" + sum, "a:1@" + sum, "[::1]:5000/a", "[::1]/a", "[::1]a/b", "[]:1/a", "[::1]:/a", "../etc", sum[7:], sum,
-		"localhost/a", "localhost:1/a", "Host/a", "Host", "a/B", "index.docker.io/a", "docker.io/a", "docker.io/a/b", "a.b", "a.b/c", "-a.b/c", "a-.b/c", "a..b/c", "a:/b",
-		"a__b", "a___b", "a_-b", "a--b", "a-", "a.-b", "a//b", "/a", "a/", "", ":1", "a:", "a:-1", "a:_1", "a:" + strings.Repeat("1", 129), strings.Repeat("a", 256),
-		"r.io/" + strings.Repeat("a", 255), "a@sha256:00", "a@" + strings.ToUpper(sum), "a@md5:d41d8cd98f00b204e9800998ecf8427e", "a@" + sum + "@" + sum, "\u0430/b", "a\n", "\xff",
-	} {
-		f.Add(s)
-	}
-	s := &Store{images: map[string]*Image{"sha256:x": {ID: "sha256:x", RepoTags: []string{"docker.io/library/busybox:latest"}}}}
-	f.Fuzz(func(t *testing.T, ref string) {
-		name, err := Normalize(ref)
-		theirs, theirErr := library.ParseDockerRef(ref)
-		if (err == nil) != (theirErr == nil) || err == nil && theirs.String() != name {
-			t.Fatalf("%q: %q, %v; the library: %v, %v", ref, name, err, theirs, theirErr)
-		}
-		if _, gerr := s.Get(ref); err != nil && gerr == nil {
-			t.Errorf("%q is no reference and names an image", ref)
-		}
-		if err != nil {
-			return
-		}
-		if again, err := Normalize(name); err != nil || again != name {
-			t.Errorf("%q: %q, then %q, %v", ref, name, again, err)
-		}
-		named, err := parseReference(ref)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if named.domain != library.Domain(theirs) || named.path != library.Path(theirs) || strings.Contains(named.path, "..") {
-			t.Errorf("%q is %q of %q", ref, named.path, named.domain)
-		}
-		(&Registries{}).endpoints(named.domain)
 	})
 }
 

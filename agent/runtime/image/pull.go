@@ -13,6 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-edge/mote/internal/imageref"
 )
 
 // Pull fetches an image from its registry or one of its mirrors and returns its ID. Layers that the store has are not
@@ -30,7 +32,7 @@ func (s *Store) Pull(ctx context.Context, ref string, creds Auth) (string, error
 		return id, nil
 	}
 	var errs error
-	for _, e := range regs.endpoints(named.domain) {
+	for _, e := range regs.endpoints(named.Domain) {
 		id, err := s.pullFrom(ctx, named, e, regs, creds)
 		if err == nil {
 			return id, nil
@@ -50,13 +52,13 @@ func (s *Store) Pull(ctx context.Context, ref string, creds Auth) (string, error
 	return "", fmt.Errorf("pull %s: %w", named, errs)
 }
 
-func (s *Store) pullFrom(ctx context.Context, named reference, e endpoint, regs *Registries, creds Auth) (string, error) {
+func (s *Store) pullFrom(ctx context.Context, named imageref.Reference, e endpoint, regs *Registries, creds Auth) (string, error) {
 	r, done, err := s.repository(e, regs, named, creds)
 	if err != nil {
 		return "", err
 	}
 	defer done()
-	top, manifest, err := s.resolve(ctx, r, named.version())
+	top, manifest, err := s.resolve(ctx, r, named.Version())
 	if err != nil {
 		return "", err
 	}
@@ -69,8 +71,8 @@ func (s *Store) pullFrom(ctx context.Context, named reference, e endpoint, regs 
 		return "", err
 	}
 	// The digest that the tag pointed to, the index's when there is one: that is what users quote.
-	names := []string{named.name() + "@" + top.String()}
-	if named.digest == "" {
+	names := []string{named.Repository() + "@" + top.String()}
+	if named.Digest == "" {
 		names = append(names, named.String())
 	}
 	defer s.hold(parsed)()
@@ -208,5 +210,5 @@ func digestReference(name string, d digest.Digest) string {
 	if err != nil {
 		return path.Clean(name) + "@" + d.String()
 	}
-	return named.name() + "@" + d.String()
+	return named.Repository() + "@" + d.String()
 }

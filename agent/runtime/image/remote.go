@@ -17,6 +17,8 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 	"oras.land/oras-go/v2/registry/remote/retry"
+
+	"github.com/mote-edge/mote/internal/imageref"
 )
 
 // ErrDenied marks a pull that the registry refused for want of credentials.
@@ -62,7 +64,7 @@ var again = &retry.GenericPolicy{
 	Backoff: retry.DefaultBackoff, MinWait: 200 * time.Millisecond, MaxWait: 3 * time.Second, MaxRetry: 5,
 }
 
-func (s *Store) repository(e endpoint, regs *Registries, named reference, creds Auth) (*repository, func(), error) {
+func (s *Store) repository(e endpoint, regs *Registries, named imageref.Reference, creds Auth) (*repository, func(), error) {
 	transport, err := regs.transport(e.host)
 	if err != nil {
 		return nil, nil, err
@@ -71,7 +73,7 @@ func (s *Store) repository(e endpoint, regs *Registries, named reference, creds 
 	if e.plain {
 		scheme = "http"
 	}
-	name := e.prefix + named.path
+	name := e.prefix + named.Path
 	r := &repository{
 		base: scheme + "://" + e.host + "/v2/" + name, scope: auth.ScopeRepository(name, auth.ActionPull), limit: s.cfg.Limits.ConfigBytes,
 		client: &auth.Client{

@@ -36,6 +36,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/mote-edge/mote/internal/imageref"
 )
 
 // ErrNotFound is returned for a name or ID that no image in the store has.
@@ -243,7 +245,7 @@ func (s *Store) find(ref string) (*Image, error) {
 	if img, ok := s.images["sha256:"+ref]; ok {
 		return img, nil
 	}
-	if strings.HasPrefix(ref, "sha256:") || isIdentifier(ref) {
+	if strings.HasPrefix(ref, "sha256:") || imageref.IsIdentifier(ref) {
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, ref)
 	}
 	name, err := Normalize(ref)
@@ -266,6 +268,14 @@ func Normalize(ref string) (string, error) {
 		return "", err
 	}
 	return named.String(), nil
+}
+
+func parseReference(text string) (imageref.Reference, error) {
+	ref, err := imageref.Parse(text)
+	if err != nil {
+		return ref, fmt.Errorf("image reference %q: %w", text, err)
+	}
+	return ref, nil
 }
 
 // put records an image under a name. A tag that another image had moves over.

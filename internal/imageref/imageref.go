@@ -1,4 +1,7 @@
-package image
+// Package imageref reads the names of images, by the grammar of github.com/distribution/reference. That package compiles a
+// dozen regular expressions when a program starts, and mote-runtime starts again for every container and every exec, where
+// they were a seventeenth of the whole first step. FuzzParse holds the two against each other.
+package imageref
 
 import (
 	"errors"
@@ -7,10 +10,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 )
-
-// The names of images are parsed here and not by github.com/distribution/reference, whose grammar this is: that package
-// compiles a dozen regular expressions when a program starts, and this program starts again for every container and every
-// exec, where they were a seventeenth of the whole first step. FuzzReference holds the two against each other.
 
 const (
 	defaultDomain    = "docker.io"
@@ -27,69 +26,76 @@ var (
 	errUppercase = errors.New("repository name must be lowercase")
 )
 
-// reference is an image's name in full: "busybox" is that of docker.io/library/busybox:latest. Either tag or digest is set.
-type reference struct {
-	domain string // host, and port if it has one
-	path   string // of the repository
-	tag    string
-	digest digest.Digest
+// Reference is an image's name in full: "busybox" is that of docker.io/library/busybox:latest. Either Tag or Digest is set.
+type Reference struct {
+	Domain    string // host, and port if it has one
+	Path      string // of the repository
+	Tag       string
+	Digest    digest.Digest
+	Defaulted bool // Tag is "latest" because the text had neither tag nor digest
 }
 
-// parseReference reads a name as users write it. One with both tag and digest keeps the digest alone, as in every runtime.
-func parseReference(text string) (reference, error) {
-	ref, err := parseName(text)
-	if err != nil {
-		return reference{}, fmt.Errorf("image reference %q: %w", text, err)
-	}
-	return ref, nil
-}
-
-func parseName(text string) (ref reference, err error) {
-	if isIdentifier(text) {
+// Parse reads a name as users write it. One with both tag and digest keeps the digest alone, as in every runtime. The error
+// says what is wrong and not with which name.
+func Parse(text string) (ref Reference, err error) {
+	if IsIdentifier(text) {
 		return ref, fmt.Errorf("%w: an image's ID can't be a repository's name", errReference)
 	}
 	domain, rest := splitDomain(text)
-	name := rest
-	if at := strings.IndexByte(rest, '@'); at >= 0 {
-		name = rest[:at]
-		if ref.digest, err = digest.Parse(rest[at+1:]); err != nil {
-			return ref, fmt.Errorf("%w: %w", errReference, err)
+	name, sum, digested := strings.Cut(rest, "@")
+	if digested {
+		if ref.Digest, err = digest.Parse(sum); err != nil {
+			return Reference{}, fmt.Errorf("%w: %w", errReference, err)
 		}
 	}
 	name, tag, tagged := strings.Cut(name, ":")
 	switch {
 	case strings.ToLower(name) != name:
-		return ref, fmt.Errorf("%w: %w", errReference, errUppercase)
+		return Reference{}, fmt.Errorf("%w: %w", errReference, errUppercase)
 	case !isDomain(domain), !isPath(name), tagged && !isTag(tag):
-		return ref, errReference
+		return Reference{}, errReference
 	case len(name) > maxRepository:
-		return ref, fmt.Errorf("%w: the repository's name has %d characters, %d are allowed", errReference, len(name), maxRepository)
+		return Reference{}, fmt.Errorf("%w: the repository's name has %d characters, %d are allowed", errReference, len(name), maxRepository)
 	}
-	ref.domain, ref.path = domain, name
-	if ref.digest == "" {
-		if ref.tag = tag; !tagged {
-			ref.tag = defaultTag
+	ref.Domain, ref.Path = domain, name
+	if !digested {
+		ref.Tag, ref.Defaulted = tag, !tagged
+		if !tagged {
+			ref.Tag = defaultTag
 		}
 	}
 	return ref, nil
 }
 
-// name is the repository, with its registry.
-func (r reference) name() string { return r.domain + "/" + r.path }
-
-func (r reference) String() string {
-	if r.digest != "" {
-		return r.name() + "@" + r.digest.String()
+// Trim strips tag and digest off a name, which otherwise stays as it is spelt.
+func Trim(text string) (string, error) {
+	if _, err := Parse(text); err != nil {
+		return "", err
 	}
-	return r.name() + ":" + r.tag
+	text, _, _ = strings.Cut(text, "@")
+	if colon := strings.LastIndexByte(text, ':'); colon > strings.LastIndexByte(text, '/') {
+		text = text[:colon]
+	}
+	return text, nil
 }
 
-// version is what the registry knows the image by.
-func (r reference) version() string {
-	if r.digest != "" {
-		return r.digest.String()
+// Repository is the name without tag and digest, with its registry.
+func (r Reference) Repository() string { return r.Domain + "/" + r.Path }
+
+// String is the name in full.
+func (r Reference) String() string {
+	if r.Digest != "" {
+		return r.Repository() + "@" + r.Digest.String()
 	}
-	return r.tag
+	return r.Repository() + ":" + r.Tag
+}
+
+// Version is what the registry knows the image by: the digest, or the tag.
+func (r Reference) Version() string {
+	if r.Digest != "" {
+		return r.Digest.String()
+	}
+	return r.Tag
 }
 
 // splitDomain takes the registry off a name. What stands before the first slash is one if it couldn't be a user's name at
@@ -165,8 +171,8 @@ func isPath(text string) bool {
 	return true
 }
 
-// isIdentifier knows an image's ID without its algorithm; a repository can't be called that.
-func isIdentifier(text string) bool {
+// IsIdentifier knows an image's ID without its algorithm; a repository can't be called that.
+func IsIdentifier(text string) bool {
 	return len(text) == identifierLength && all(text, func(c byte) bool { return digit(c) || 'a' <= c && c <= 'f' })
 }
 
