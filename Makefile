@@ -10,6 +10,7 @@ VERSION ?= $(shell cat VERSION)
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X github.com/mote-edge/mote/internal/version.Version=$(VERSION) -X github.com/mote-edge/mote/internal/version.Commit=$(COMMIT)
 PURE    := mote mote-agent mote-hold mote-cni
+WITHC   := mote-runtime mote-init
 TAGS    := netgo,osusergo
 TOOLS   := $(CURDIR)/$(BIN)/tools
 # The packages without the API server libraries run under the race detector; with them a race build costs minutes.
@@ -28,12 +29,12 @@ build: programs cross ## static programs into bin/, and for arm64 and armv7 as f
 programs: deps ## static programs into bin/, for this machine alone
 	@for p in $(PURE); do CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/$$p ./cmd/$$p; done
 	@# libcontainer's first steps and libseccomp are C: static, so that the program runs on any Linux
-	@CGO_ENABLED=1 go build -trimpath -tags $(TAGS),seccomp -ldflags '$(LDFLAGS) -linkmode external -extldflags "-static"' -o $(BIN)/mote-runtime ./cmd/mote-runtime
+	@for p in $(WITHC); do CGO_ENABLED=1 go build -trimpath -tags $(TAGS),seccomp -ldflags '$(LDFLAGS) -linkmode external -extldflags "-static"' -o $(BIN)/$$p ./cmd/$$p; done
 	@# As after a reboot: what a linker wrote in large pieces lies in the page cache in large folios, of which Linux 6.18 maps much more than is used
-	@for p in $(PURE) mote-runtime; do sync -d $(BIN)/$$p; dd if=$(BIN)/$$p iflag=nocache count=0 status=none; done
+	@for p in $(PURE) $(WITHC); do sync -d $(BIN)/$$p; dd if=$(BIN)/$$p iflag=nocache count=0 status=none; done
 	@ls -l $(BIN)/mote*
 
-cross: deps ## programs for arm64 and armv7 into bin/linux-*/ (mote-runtime needs a C cross compiler, and says which)
+cross: deps ## programs for arm64 and armv7 into bin/linux-*/ (mote-runtime and mote-init need a C cross compiler, and say which)
 	@hack/cross '$(BIN)' '$(TAGS)' '$(LDFLAGS)'
 
 run: programs ## start a cluster on this machine, deploy the example, show how to reach it (root)

@@ -25,6 +25,7 @@ import (
 	"github.com/mote-edge/mote/agent/runtime/network"
 	_ "github.com/mote-edge/mote/agent/runtime/reexec" // a container's first step ends there, before main
 	"github.com/mote-edge/mote/agent/runtime/seccompcache"
+	"github.com/mote-edge/mote/agent/runtime/stage"
 	"github.com/mote-edge/mote/cni"
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/internal/version"
@@ -34,20 +35,16 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == seccompcache.Command {
 		seccompcache.Main()
 	}
-	lock := hold.InheritedLock()
-	// For those inits: they live for milliseconds, on one processor.
-	if _, set := os.LookupEnv("GOMAXPROCS"); !set {
-		_ = os.Setenv("GOMAXPROCS", "1")
-	}
 	// Threads that entered a pod's namespaces end with their goroutine; the main thread can't, so keep it here.
 	goruntime.LockOSThread()
-	if err := run(os.Args, lock); err != nil {
+	if err := run(os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "mote-runtime:", err)
 		os.Exit(1)
 	}
 }
 
-func run(args []string, lock int) error {
+func run(args []string) error {
+	self, staged := stage.Entered()
 	dirs := layout.Default()
 	flags := pflag.NewFlagSet("mote-runtime", pflag.ContinueOnError)
 	flags.StringVar(&dirs.Data, "data-dir", dirs.Data, "what survives a reboot")
@@ -76,11 +73,20 @@ func run(args []string, lock int) error {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: logLevel}))
 	slog.SetDefault(log)
-	holder, err := layout.Sibling("mote-hold")
-	if err != nil {
-		return err
+	if !staged {
+		var err error
+		if self, err = os.Executable(); err != nil {
+			return err
+		}
+		err = stage.Enter(dirs.Run, self)
+		log.Warn("containers and execs begin with this program instead of mote-init, and take longer", "err", err)
 	}
-	self, err := os.Executable()
+	lock := hold.InheritedLock()
+	// For the containers' first steps: they live for milliseconds, on one processor.
+	if _, set := os.LookupEnv("GOMAXPROCS"); !set {
+		_ = os.Setenv("GOMAXPROCS", "1")
+	}
+	holder, err := layout.Beside(self, "mote-hold")
 	if err != nil {
 		return err
 	}
@@ -98,7 +104,11 @@ func run(args []string, lock int) error {
 	if *noHold {
 		cfg.HoldSocket = ""
 	}
-	return serve(cfg, dirs, log)
+	err = serve(cfg, dirs, log)
+	if staged {
+		err = errors.Join(err, stage.Clear(dirs.Run))
+	}
+	return err
 }
 
 func serve(cfg runtime.Config, dirs layout.Dirs, log *slog.Logger) error {

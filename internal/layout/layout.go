@@ -90,6 +90,11 @@ func Sibling(program string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find %s: %w", program, err)
 	}
+	return Beside(self, program)
+}
+
+// Beside returns the path of another of Mote's programs than the one at the path self.
+func Beside(self, program string) (string, error) {
 	path := filepath.Join(filepath.Dir(self), program)
 	if _, err := os.Stat(path); err != nil {
 		return "", fmt.Errorf("%s is missing beside %s: install all of Mote's programs in one directory", program, self)

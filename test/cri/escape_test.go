@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -88,8 +89,13 @@ func TestEscapeByOverwritingTheRuntime(t *testing.T) {
 	if shared.kind != "mote" {
 		t.Skip("it looks at mote-runtime's own file")
 	}
-	program := filepath.Join(shared.bin, "mote-runtime")
-	before := fileSum(t, program)
+	sums := func() (out []string) {
+		for _, program := range []string{"mote-runtime", "mote-init"} {
+			out = append(out, fileSum(t, filepath.Join(shared.bin, program)))
+		}
+		return out
+	}
+	before := sums()
 	p := newPod(t)
 	c := p.run(`while :; do for e in /proc/[0-9]*/exe; do
 		case "$(readlink $e 2>/dev/null)" in */busybox|"") ;; *) echo overwritten 2>/dev/null > $e && echo wrote $e;; esac
@@ -98,8 +104,11 @@ func TestEscapeByOverwritingTheRuntime(t *testing.T) {
 		// The command is the program that runs at this moment: the runtime's, if it let itself be seen.
 		_, _ = p.n.rt.ExecSync(testContext(t), &api.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"/proc/self/exe", "--help"}, Timeout: seconds(5)})
 	}
-	if after := fileSum(t, program); after != before {
-		t.Fatalf("%s was changed from inside a container", program)
+	if after := sums(); !slices.Equal(after, before) {
+		t.Fatalf("mote-runtime or mote-init was changed from inside a container: %v, before %v", after, before)
+	}
+	if got := newPod(t).output("echo still begins"); got != "still begins\n" { // what containers begin with is a copy
+		t.Errorf("a container after that: %q", got)
 	}
 	if strings.Contains(c.logs(), "wrote") {
 		t.Logf("something was written to, but not to the program: %q", c.logs())
@@ -113,6 +122,26 @@ func fileSum(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return fmt.Sprintf("%x", sha256.Sum256(raw))
+}
+
+// What the runtime's first step does to be quick isn't the container's: its timers are as exact as any process's, by default
+// (timerslack_ns, of which 0 is the default), too.
+func TestTimersAreExact(t *testing.T) {
+	const look = "read a </proc/$$/timerslack_ns; echo 0 >/proc/$$/timerslack_ns; read b </proc/$$/timerslack_ns; echo $a $b"
+	want, err := os.ReadFile("/proc/self/timerslack_ns")
+	if err != nil {
+		t.Skip(err)
+	}
+	both := strings.TrimSpace(string(want))
+	both += " " + both + "\n"
+	p := newPod(t)
+	if got := p.output(look); got != both {
+		t.Errorf("slack of a container's timers: %q, want %q", got, both)
+	}
+	c := p.run("sleep 1000")
+	if got, _, _ := c.exec("sh", "-c", look); got != both {
+		t.Errorf("slack of an exec's timers: %q, want %q", got, both)
+	}
 }
 
 func TestNoDescriptorsLeak(t *testing.T) {

@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	api "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/mote-edge/mote/agent/runtime/stage"
 )
 
 // leftovers compares the kernel's state with "no pod": everything it finds is a leak.
@@ -24,7 +26,7 @@ func (n *node) leftovers() []string {
 		return []string{err.Error()}
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if point := strings.Fields(line)[4]; strings.HasPrefix(point, n.dir+"/") {
+		if point := strings.Fields(line)[4]; strings.HasPrefix(point, n.dir+"/") && point != filepath.Join(stage.Dir(filepath.Join(n.dir, "run")), stage.Name) {
 			found = append(found, "mount "+point)
 		}
 	}

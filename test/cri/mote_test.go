@@ -33,7 +33,7 @@ func (n *node) build() error {
 		programs         []string
 	}{
 		{"0", "netgo,osusergo", "-s -w", []string{module + "mote-hold", module + "mote-cni"}},
-		{"1", "netgo,osusergo,seccomp", `-s -w -linkmode external -extldflags "-static"`, []string{module + "mote-runtime"}},
+		{"1", "netgo,osusergo,seccomp", `-s -w -linkmode external -extldflags "-static"`, []string{module + "mote-runtime", module + "mote-init"}},
 	} {
 		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-tags", b.tags, "-ldflags", b.flags, "-o", n.bin + "/"}, b.programs...)...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED="+b.cgo)

@@ -12,14 +12,20 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/mote-edge/mote/agent/runtime/stage"
 )
 
 // Programs returns the node's processes that run one of Mote's programs, by program.
 func (n *Node) Programs() map[string][]int { return n.ProgramsIn(n.lab.cfg.Bin) }
 
-// ProgramsIn returns the node's processes that run a program of one of the directories, by program.
+// ProgramsIn returns the node's processes that run a program of one of the directories, by program; mote-runtime runs from a
+// directory of its own (agent/runtime/stage).
 func (n *Node) ProgramsIn(dirs ...string) map[string][]int {
 	out := map[string][]int{}
+	if slices.Contains(dirs, n.lab.cfg.Bin) {
+		dirs = append(slices.Clone(dirs), stage.Dir(filepath.Join(n.Dir(), "run")))
+	}
 	for _, pid := range n.processes() {
 		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 		if err == nil && slices.Contains(dirs, filepath.Dir(exe)) {

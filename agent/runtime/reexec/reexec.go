@@ -14,10 +14,13 @@ import (
 
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins namespaces before Go starts
+
+	"github.com/mote-edge/mote/agent/runtime/reexec/haste"
 )
 
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
+		haste.Restore()
 		// libcontainer starts this in the container's root, seen from the host; an exec has none.
 		if os.Getenv("_LIBCONTAINER_INITTYPE") == "standard" {
 			if err := assemble(".."); err != nil {

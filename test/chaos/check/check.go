@@ -217,7 +217,7 @@ func (j *judge) cgroups() {
 // mounts: of containers that aren't over, sandboxes that are ready, pods that live.
 func (j *judge) mounts() {
 	for _, m := range j.Mounts {
-		if m == "/run/volumes" { // the memory that volumes of all pods stand in
+		if m == "/run/volumes" || m == "/run/stage/mote-runtime" { // the memory that volumes of all pods stand in; where the runtime runs
 			continue
 		}
 		if ids := containerID.FindAllString(m, -1); len(ids) > 0 {

@@ -18,6 +18,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/mote-edge/mote/agent/runtime/hold"
+	"github.com/mote-edge/mote/agent/runtime/stage"
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/test/lab"
 )
@@ -145,7 +146,7 @@ func (n Node) strays(s *State) error {
 		}
 		exe, _ := os.Readlink(dir + "/exe")
 		name := filepath.Base(exe)
-		if filepath.Dir(exe) == n.Bin && (name == "mote" || name == "mote-agent" || name == "mote-runtime" || name == "mote-hold") {
+		if dir := filepath.Dir(exe); (dir == n.Bin || dir == stage.Dir(n.Dirs.Run)) && (name == "mote" || name == "mote-agent" || name == "mote-runtime" || name == "mote-hold") {
 			if count[name]++; count[name] == 1 {
 				continue
 			}
