@@ -16,6 +16,7 @@ import (
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins namespaces before Go starts
 
 	"github.com/mote-edge/mote/agent/runtime/reexec/haste"
+	_ "github.com/mote-edge/mote/agent/runtime/seccompcache" // libcontainer's calls of libseccomp come there first
 )
 
 func init() {
