@@ -13,6 +13,7 @@ import (
 	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/mote-edge/mote/agent/runtime/image"
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 	"github.com/mote-edge/mote/agent/runtime/spec"
 )
 
@@ -288,7 +289,7 @@ func (s *Service) checkSubPath(c *container, imageID, path string) (err error) {
 		return err
 	}
 	defer func() {
-		err = errors.Join(err, image.UnmountPath(target), os.Remove(target))
+		err = errors.Join(err, mounts.Detach(target), os.Remove(target))
 		_ = os.Remove(filepath.Dir(target)) // unless something else is in it
 	}()
 	if err := s.cfg.Images.MountImage(imageID, target, ""); err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
-	"github.com/mote-edge/mote/agent/runtime/image"
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 )
 
 // settleStart settles a container whose start was cut short by this program's end. If its process had passed libcontainer's
@@ -64,7 +64,7 @@ func (s *Service) removeRunDir(id string) error {
 		points = append(points, filepath.Join(dir, "volumes", volume))
 	}
 	for _, point := range points {
-		if err := image.UnmountPath(point); err != nil {
+		if err := mounts.Detach(point); err != nil {
 			return err
 		}
 	}

@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"sync"
 
-	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 	"github.com/mote-edge/mote/agent/runtime/namespace"
 	"github.com/mote-edge/mote/agent/runtime/network"
 )
@@ -99,10 +99,8 @@ func (s *Service) tearDown(ctx context.Context, sb *sandbox) error {
 
 func (s *Service) removeSandboxDir(id string) error {
 	dir := s.sandboxDir(id)
-	shm := filepath.Join(dir, "shm")
-	if err := unix.Unmount(shm, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil &&
-		!errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("unmount %s: %w", shm, err)
+	if err := mounts.Detach(filepath.Join(dir, "shm")); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("sandbox directory: %w", err)

@@ -15,6 +15,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/mote-edge/mote/agent/runtime/image"
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 	"github.com/mote-edge/mote/agent/runtime/namespace"
 )
 
@@ -98,7 +99,7 @@ func mapping(sb *sandbox, users *namespace.Users) image.Mapping {
 	return image.Mapping{Namespace: sb.rec.UserPath, UID: int(users.UID), GID: int(users.GID)}
 }
 
-func (s *Service) unmountRoot(id string) error { return image.UnmountPath(s.rootDir(id)) }
+func (s *Service) unmountRoot(id string) error { return mounts.Detach(s.rootDir(id)) }
 
 // removeRoot takes a container's root filesystem away, writable layer and all. None is success.
 func (s *Service) removeRoot(id string) error {

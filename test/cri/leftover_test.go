@@ -26,7 +26,7 @@ func (n *node) leftovers() []string {
 		return []string{err.Error()}
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if point := strings.Fields(line)[4]; strings.HasPrefix(point, n.dir+"/") && point != filepath.Join(stage.Dir(filepath.Join(n.dir, "run")), stage.Name) {
+		if point := strings.Fields(line)[4]; strings.HasPrefix(point, n.dir+"/") && point != stage.Path(filepath.Join(n.dir, "run")) {
 			found = append(found, "mount "+point)
 		}
 	}

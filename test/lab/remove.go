@@ -24,7 +24,7 @@ func (n *Node) Programs() map[string][]int { return n.ProgramsIn(n.lab.cfg.Bin) 
 func (n *Node) ProgramsIn(dirs ...string) map[string][]int {
 	out := map[string][]int{}
 	if slices.Contains(dirs, n.lab.cfg.Bin) {
-		dirs = append(slices.Clone(dirs), stage.Dir(filepath.Join(n.Dir(), "run")))
+		dirs = append(slices.Clone(dirs), filepath.Dir(stage.Path(filepath.Join(n.Dir(), "run"))))
 	}
 	for _, pid := range n.processes() {
 		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))

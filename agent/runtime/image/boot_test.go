@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 )
 
 // After the machine went down without notice, a damaged layer is dropped and its image comes again; the others stay.
@@ -140,7 +142,7 @@ func TestOpenSparesWhatIsMountedInTmp(t *testing.T) {
 	if err := unix.Mount(s.path("layers"), view, "", unix.MS_BIND, ""); err != nil {
 		t.Skip("no mounts here:", err)
 	}
-	t.Cleanup(func() { _ = UnmountPath(view) })
+	t.Cleanup(func() { _ = mounts.Detach(view) })
 	again, err := Open(s.cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +166,7 @@ func fullDisk(t *testing.T, size int) *Store {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
 		t.Skip("no mounts here:", err)
 	}
-	t.Cleanup(func() { _ = UnmountPath(dir) })
+	t.Cleanup(func() { _ = mounts.Detach(dir) })
 	s, err := Open(Config{Dir: filepath.Join(dir, "store"), Registries: filepath.Join(dir, "none")})
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +208,7 @@ func TestDiskFull(t *testing.T) {
 			if b, err := os.ReadFile(filepath.Join(root, "f")); err != nil || string(b) != "small" {
 				t.Errorf("the image that was there: %q, %v", b, err)
 			}
-			must(t, errors.Join(UnmountPath(root), s.RemoveSnapshot("c")))
+			must(t, errors.Join(mounts.Detach(root), s.RemoveSnapshot("c")))
 			must(t, os.Remove(ballast))
 			if name == "download" {
 				return // its blob and its files need 48 MiB at once

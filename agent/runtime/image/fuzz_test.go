@@ -62,6 +62,32 @@ func FuzzContentRange(f *testing.F) {
 	})
 }
 
+// FuzzReference: what is no reference names no image. The grammar is FuzzParse's, in internal/imageref.
+func FuzzReference(f *testing.F) {
+	const sum = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	for _, s := range []string{"busybox", "r.io:5000/a/b:1", "a:1@" + sum, "[::1]:5000/a", "../etc", sum[7:], sum, "Host", "a/B", "", ":1", "a@sha256:00", "\xff"} {
+		f.Add(s)
+	}
+	s := &Store{images: map[string]*Image{"sha256:x": {ID: "sha256:x", RepoTags: []string{"docker.io/library/busybox:latest"}}}}
+	f.Fuzz(func(t *testing.T, ref string) {
+		name, err := Normalize(ref)
+		if _, gerr := s.Get(ref); err != nil && gerr == nil {
+			t.Errorf("%q is no reference and names an image", ref)
+		}
+		if err != nil {
+			return
+		}
+		if again, err := Normalize(name); err != nil || again != name {
+			t.Errorf("%q: %q, then %q, %v", ref, name, again, err)
+		}
+		named, err := parseReference(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		(&Registries{}).endpoints(named.Domain)
+	})
+}
+
 // tarOf reads fuzzed text as lines "type name link body" and packs them: mutations then reach past the header's checksum.
 func tarOf(text string) []byte {
 	var buf bytes.Buffer

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 )
 
 // Mapping says whose a root filesystem is: the root of a user namespace, which the host knows under other numbers.
@@ -64,7 +66,7 @@ func (s *Store) overlayMapped(lower []string, opts map[string]string, target str
 	if err := bindMapped(layers, view, to.Namespace); err != nil {
 		return err
 	}
-	defer UnmountPath(view) //nolint:errcheck // an error shows as one of Remove, and is swept with tmp
+	defer mounts.Detach(view) //nolint:errcheck // an error shows as one of Remove, and is swept with tmp
 	seen := make([]string, len(lower))
 	for i, l := range lower {
 		seen[i] = l
@@ -115,7 +117,7 @@ func (s *Store) TryMapped(to Mapping) error {
 	}
 	var st unix.Stat_t
 	err = unix.Stat(target, &st)
-	if unmountErr := UnmountPath(target); err == nil {
+	if unmountErr := mounts.Detach(target); err == nil {
 		err = unmountErr
 	}
 	return err

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 	"github.com/mote-edge/mote/agent/runtime/namespace"
 )
 
@@ -52,7 +53,7 @@ func TestMountMapped(t *testing.T) {
 	}
 	target := t.TempDir()
 	t.Cleanup(func() {
-		if err := errors.Join(UnmountPath(target), s.RemoveSnapshot("m1")); err != nil {
+		if err := errors.Join(mounts.Detach(target), s.RemoveSnapshot("m1")); err != nil {
 			t.Error(err)
 		}
 	})

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 )
 
 // mountSnapshot makes a snapshot with mount points and mounts it; both go with the test.
@@ -20,7 +22,7 @@ func mountSnapshot(t *testing.T, s *Store, image, key string, points ...MountPoi
 	}
 	root := t.TempDir()
 	t.Cleanup(func() {
-		if err := UnmountPath(root); err != nil {
+		if err := mounts.Detach(root); err != nil {
 			t.Error(err)
 		}
 		if err := s.RemoveSnapshot(key); err != nil {

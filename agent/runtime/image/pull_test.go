@@ -20,6 +20,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 )
 
 func registriesYAML(t *testing.T, s *Store, text string) {
@@ -540,14 +542,14 @@ func TestMountedImageKeepsItsLayers(t *testing.T) {
 	if err := s.MountImage("vol", target, ""); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = UnmountPath(target) })
+	t.Cleanup(func() { _ = mounts.Detach(target) })
 	if err := s.Remove("vol"); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := os.ReadFile(filepath.Join(target, "f")); err != nil || string(b) != "1" {
 		t.Errorf("in the volume: %q, %v", b, err)
 	}
-	if err := UnmountPath(target); err != nil {
+	if err := mounts.Detach(target); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Remove("other"); err != nil {

@@ -12,6 +12,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 )
 
 // Snapshot is a container's writable root: the image's layers below, one directory on top.
@@ -162,28 +164,13 @@ func (s *Store) mountImage(imageID, target string, overlay func(lower []string) 
 	return nil
 }
 
-// UnmountPath detaches whatever is mounted at path. Nothing there is success.
-func UnmountPath(path string) error {
-	for {
-		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		switch {
-		case err == nil:
-			continue // mounts can be stacked
-		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
-			return nil
-		default:
-			return fmt.Errorf("unmount %s: %w", path, err)
-		}
-	}
-}
-
 // RemoveSnapshot deletes the files of a snapshot, which isn't mounted any more. None is success.
 func (s *Store) RemoveSnapshot(key string) error {
 	dir, err := s.snapDir(key)
 	if err != nil {
 		return err
 	}
-	if err := UnmountPath(filepath.Join(dir, "rootfs")); err != nil { // where runtimes before this one mounted it
+	if err := mounts.Detach(filepath.Join(dir, "rootfs")); err != nil { // where runtimes before this one mounted it
 		return err
 	}
 	if err := os.RemoveAll(dir); err != nil {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 )
 
 // Records of snapshots that are alike share one file; what becomes of one of them is nothing to the others.
@@ -61,7 +63,7 @@ func TestSnapshotRecordsAreShared(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			if err := UnmountPath(root); err != nil {
+			if err := mounts.Detach(root); err != nil {
 				t.Error(err)
 			}
 		})

@@ -37,6 +37,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 	"github.com/mote-edge/mote/internal/imageref"
 )
 
@@ -145,7 +146,7 @@ func (s *Store) emptyTmp() error {
 	}
 	for _, e := range entries {
 		if e.IsDir() {
-			if err := errors.Join(UnmountPath(s.path("tmp", e.Name(), "rootfs")), UnmountPath(s.path("tmp", e.Name()))); err != nil {
+			if err := errors.Join(mounts.Detach(s.path("tmp", e.Name(), "rootfs")), mounts.Detach(s.path("tmp", e.Name()))); err != nil {
 				return err
 			}
 		}

@@ -24,6 +24,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 )
 
 // entry is one line of a layer under test.
@@ -303,7 +305,7 @@ func TestManyLayersMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := t.TempDir()
-	t.Cleanup(func() { UnmountPath(root); s.RemoveSnapshot("deep") })
+	t.Cleanup(func() { mounts.Detach(root); s.RemoveSnapshot("deep") })
 	err := s.Mount("deep", root, "")
 	if errors.Is(err, unix.EINVAL) {
 		t.Skip("this kernel is older than 6.5")

@@ -5,7 +5,6 @@
 package namespace
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -13,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 )
 
 // Pins are the paths that a sandbox's namespaces are kept alive at; an empty one means the host's namespace.
@@ -140,15 +141,8 @@ func Unpin(path string) error {
 	if path == "" {
 		return nil
 	}
-	for {
-		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if err == nil {
-			continue
-		}
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-			break
-		}
-		return fmt.Errorf("unpin %s: %w", path, err)
+	if err := mounts.Detach(path); err != nil {
+		return fmt.Errorf("unpin: %w", err)
 	}
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 		return err

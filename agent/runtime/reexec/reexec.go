@@ -1,7 +1,7 @@
-// Package reexec is the first step of every container: libcontainer runs the runtime's program again for each start and
-// exec, inside the container's namespaces. This package must hardly import anything but libcontainer: Go initialises a
-// package as soon as those that it imports are, so that gRPC, the CRI types and the rest of the runtime are never
-// initialised in such a process. That takes a millisecond off each start and exec.
+// Package reexec is the first step of every container: what libcontainer runs for each start and exec, inside the container's
+// namespaces. It is mote-init, and where that can't be (package stage) mote-runtime. This package must hardly import anything but
+// libcontainer: it is what mote-init is made of, and Go initialises a package as soon as those that it imports are, so that in
+// mote-runtime gRPC, the CRI types and the rest are never initialised in such a process.
 //
 // Reads:  the program's arguments, what libcontainer sent, and what View.Write left beside the container's root.
 // Writes: what libcontainer sets up, and the view of the cgroups; it doesn't return when the program was run for this.

@@ -17,7 +17,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +25,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mote-edge/mote/agent/runtime/mounts"
 	"github.com/mote-edge/mote/internal/layout"
 	"github.com/mote-edge/mote/internal/version"
 )
@@ -33,14 +33,11 @@ import (
 // variable tells the program on the stage where it was installed.
 const variable = "MOTE_RUNTIME_PROGRAM"
 
-// Name is the file on the stage, in processes' lists and in the directory.
-const Name = "mote-runtime"
-
 // askTime is more than mote-init takes to say its version.
 const askTime = 10 * time.Second
 
-// Dir is the stage's directory.
-func Dir(runDir string) string { return filepath.Join(runDir, "stage") }
+// Path is where the runtime runs, and so its name in processes' lists.
+func Path(runDir string) string { return filepath.Join(runDir, "stage", "mote-runtime") }
 
 // Entered returns the path of the installed program, and whether this process runs on the stage. Call it before anything is
 // started: programs that this one starts must not hear of it.
@@ -60,12 +57,11 @@ func Enter(runDir, program string) error {
 	if err := sameBuild(first); err != nil {
 		return err
 	}
-	dir := Dir(runDir)
-	path := filepath.Join(dir, Name)
+	path := Path(runDir)
 	if err := Clear(runDir); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("stage: %w", err)
 	}
 	if err := copyFile(first, path); err != nil {
@@ -80,19 +76,7 @@ func Enter(runDir, program string) error {
 }
 
 // Clear takes the mount off the stage. A process that runs there goes on, and begins containers with its own program.
-func Clear(runDir string) error {
-	path := filepath.Join(Dir(runDir), Name)
-	for {
-		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		switch {
-		case err == nil: // there may be another one below
-		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR): // not a mount point
-			return nil
-		default:
-			return fmt.Errorf("unmount %s: %w", path, err)
-		}
-	}
-}
+func Clear(runDir string) error { return mounts.Detach(Path(runDir)) }
 
 // sameBuild wants mote-init to be of this program's build: the two talk to each other in whatever way libcontainer does today.
 func sameBuild(first string) error {
@@ -110,20 +94,14 @@ func sameBuild(first string) error {
 	return nil
 }
 
-func copyFile(from, to string) (err error) {
-	in, err := os.Open(from)
+// copyFile puts a new file in the place of what is there: containers that begin just now still have that.
+func copyFile(from, to string) error {
+	raw, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
 	if err := os.Remove(to); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o700)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	_, err = io.Copy(out, in)
-	return err
+	return os.WriteFile(to, raw, 0o700)
 }

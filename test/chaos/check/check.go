@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/mote-edge/mote/agent/runtime/stage"
 )
 
 // Sandbox is one that the runtime knows.
@@ -217,7 +219,7 @@ func (j *judge) cgroups() {
 // mounts: of containers that aren't over, sandboxes that are ready, pods that live.
 func (j *judge) mounts() {
 	for _, m := range j.Mounts {
-		if m == "/run/volumes" || m == "/run/stage/mote-runtime" { // the memory that volumes of all pods stand in; where the runtime runs
+		if m == "/run/volumes" || m == stage.Path("/run") { // the memory that volumes of all pods stand in; where the runtime runs
 			continue
 		}
 		if ids := containerID.FindAllString(m, -1); len(ids) > 0 {

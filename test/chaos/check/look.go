@@ -146,7 +146,7 @@ func (n Node) strays(s *State) error {
 		}
 		exe, _ := os.Readlink(dir + "/exe")
 		name := filepath.Base(exe)
-		if dir := filepath.Dir(exe); (dir == n.Bin || dir == stage.Dir(n.Dirs.Run)) && (name == "mote" || name == "mote-agent" || name == "mote-runtime" || name == "mote-hold") {
+		if exe == stage.Path(n.Dirs.Run) || filepath.Dir(exe) == n.Bin && (name == "mote" || name == "mote-agent" || name == "mote-runtime" || name == "mote-hold") {
 			if count[name]++; count[name] == 1 {
 				continue
 			}
