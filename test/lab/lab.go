@@ -53,13 +53,15 @@ type Node struct {
 	done  chan struct{}
 }
 
-// run runs a command to its end and returns what it printed.
+// run runs a command to its end and returns its output, and after a failure what it printed as errors, too. Both together are no
+// command's answer: kubectl prints "Unknown stream id 1" when a server greets it before it listens, and goes on.
 func run(ctx context.Context, name string, args ...string) (string, error) {
-	var out bytes.Buffer
+	var out, errOut bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(out.String()))
+		all := out.String() + errOut.String()
+		return all, fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(all))
 	}
 	return out.String(), nil
 }
