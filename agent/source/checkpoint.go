@@ -26,8 +26,9 @@ type Checkpoint struct {
 
 	mu    sync.Mutex
 	known map[types.UID]string // version that is on disk
-	queue map[types.UID]*corev1.Pod
-	wake  chan struct{}
+	queue map[types.UID]*corev1.Pod // nil: to be removed
+	wake  chan struct{}             // the queue has something
+	hurry chan struct{}             // and it is a removal
 }
 
 // NewCheckpoint keeps pods in dir.
@@ -39,7 +40,7 @@ func NewCheckpoint(dir string, log *slog.Logger) (*Checkpoint, error) {
 	for _, path := range half {
 		_ = os.Remove(path)
 	}
-	return &Checkpoint{dir: dir, log: log, known: map[types.UID]string{}, queue: map[types.UID]*corev1.Pod{}, wake: make(chan struct{}, 1)}, nil
+	return &Checkpoint{dir: dir, log: log, known: map[types.UID]string{}, queue: map[types.UID]*corev1.Pod{}, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1)}, nil
 }
 
 func version(pod *corev1.Pod) string {
@@ -91,8 +92,15 @@ func (c *Checkpoint) prune(keep map[types.UID]bool) {
 
 func (c *Checkpoint) enqueue(uid types.UID, pod *corev1.Pod) {
 	c.queue[uid] = pod
+	if pod == nil {
+		signal(c.hurry)
+	}
+	signal(c.wake)
+}
+
+func signal(c chan<- struct{}) {
 	select {
-	case c.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -111,11 +119,13 @@ func (c *Checkpoint) Run(done <-chan struct{}) {
 	}
 }
 
-// settle waits for the lull, but not when a pod is to be removed: that costs little, and the pod must not come back.
+// settle waits for the lull, but ends it when a pod is to be removed: that costs little, and the pod must not come back.
 func (c *Checkpoint) settle(done <-chan struct{}) {
-	for end := time.Now().Add(patience); time.Now().Before(end) && !c.removes(); {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		select {
 		case <-done:
+			return
+		case <-c.hurry:
 			return
 		case <-time.After(lull):
 		}
@@ -125,17 +135,6 @@ func (c *Checkpoint) settle(done <-chan struct{}) {
 			return
 		}
 	}
-}
-
-func (c *Checkpoint) removes() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, pod := range c.queue {
-		if pod == nil {
-			return true
-		}
-	}
-	return false
 }
 
 func (c *Checkpoint) flush() {

@@ -61,12 +61,16 @@ func TestCheckpointsWaitForALull(t *testing.T) {
 			time.Sleep(lull / 2)
 		}
 		time.Sleep(patience)
-		put()
-		c.remove("1") // doesn't wait for a lull, and nor does what waits already
-		time.Sleep(lull)
-		n--
-		if got := written(); got != n {
-			t.Errorf("%d files after a removal, want %d", got, n)
+		for i, head := range []time.Duration{0, time.Millisecond} { // before the writer has begun to wait, and while it does
+			put()
+			time.Sleep(head)
+			c.remove(types.UID(fmt.Sprint(i + 1))) // doesn't wait for a lull, and nor does what waits already
+			time.Sleep(time.Millisecond)
+			n--
+			if got := written(); got != n {
+				t.Errorf("%d files after a removal, want %d", got, n)
+			}
+			time.Sleep(patience)
 		}
 		put()
 		close(done) // what is queued when the agent ends is written
