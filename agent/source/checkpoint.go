@@ -25,7 +25,7 @@ type Checkpoint struct {
 	log *slog.Logger
 
 	mu    sync.Mutex
-	known map[types.UID]string // version that is on disk
+	known map[types.UID]string      // version that is on disk
 	queue map[types.UID]*corev1.Pod // nil: to be removed
 	wake  chan struct{}             // the queue has something
 	hurry chan struct{}             // and it is a removal
