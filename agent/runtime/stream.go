@@ -15,6 +15,8 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"github.com/mote-edge/mote/internal/wholeframes"
 )
 
 // startStreaming serves exec, attach and port-forward on loopback; each URL has a token that works once.
@@ -30,7 +32,7 @@ func (s *Service) startStreaming(failed chan<- error) error {
 	if err != nil {
 		return fmt.Errorf("streaming server: %w", err)
 	}
-	server := &http.Server{Handler: s.stream, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: wholeframes.Handler(s.stream), ReadHeaderTimeout: 10 * time.Second}
 	go func() { failed <- server.Serve(listener) }()
 	return nil
 }

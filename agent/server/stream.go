@@ -205,7 +205,11 @@ func (s *Server) proxy(w http.ResponseWriter, r *http.Request, to string) {
 	}
 	defer func() { _ = client.Close() }()
 	_ = client.SetDeadline(time.Time{})
-	if err := response.Write(client); err != nil {
+	var answer bytes.Buffer // it comes in some twenty pieces, each of which would be a TLS record
+	if err := response.Write(&answer); err != nil {
+		return
+	}
+	if _, err := client.Write(answer.Bytes()); err != nil {
 		return
 	}
 	stop := context.AfterFunc(r.Context(), func() { _ = client.Close(); _ = backend.Close() })

@@ -21,6 +21,10 @@ import (
 
 const defaultPort = 10250
 
+// sessions is for how many agents a TLS session is kept, about 4 KB each. Each exec is a connection of its own, whose handshake
+// then needs no signatures. The agent verifies the certificate of a resumed session like any other.
+const sessions = 256
+
 // GetNode returns a node, or a NotFound API error.
 type GetNode func(ctx context.Context, name string) (*corev1.Node, error)
 
@@ -39,6 +43,7 @@ func New(node GetNode, roots *x509.CertPool, certificate func() *tls.Certificate
 			MaxIdleConnsPerHost: 2,
 			TLSClientConfig: &tls.Config{
 				MinVersion: tls.VersionTLS12, RootCAs: roots, GetClientCertificate: present,
+				ClientSessionCache: tls.NewLRUClientSessionCache(sessions),
 				InsecureSkipVerify: insecure, //nolint:gosec // asked for by the request: kubectl logs --insecure-skip-tls-verify-backend
 			},
 		})

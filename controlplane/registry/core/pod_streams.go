@@ -2,8 +2,10 @@ package core
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -14,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/proxy"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericrest "k8s.io/apiserver/pkg/registry/generic/rest"
@@ -22,6 +25,7 @@ import (
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"github.com/mote-edge/mote/controlplane/registry/resource"
+	"github.com/mote-edge/mote/internal/wholeframes"
 )
 
 // errNoKubelets is the answer when the server was not told how to reach agents.
@@ -97,11 +101,38 @@ func (p *podStreams) stream(ctx context.Context, verb, name, container string, q
 		return nil, err
 	}
 	location.RawQuery = q.Encode()
+	plain, inWholeFrames := wholeFrames(location, transport)
 	return translator.NewTranslatingHandler(
 		proxy.NewUpgradeAwareHandler(location, transport, false, true, proxy.NewErrorResponder(r)),
-		translator.NewStreamTranslatorHandler(location, transport, 0, o),
+		translator.NewStreamTranslatorHandler(plain, inWholeFrames, 0, o),
 		wsstream.IsWebSocketRequestWithStreamCloseProtocol,
 	), nil
+}
+
+// wholeFrames returns what reaches the same agent over the same TLS, with a frame of SPDY in each record. The translator puts TLS upon
+// what a transport dials, where frames can't be told apart any more; so it is told that there is none, and dialling sees to it.
+func wholeFrames(location *url.URL, transport http.RoundTripper) (*url.URL, http.RoundTripper) {
+	secure, err := utilnet.TLSClientConfig(transport)
+	dial, dialErr := utilnet.DialerFor(transport)
+	if location.Scheme != "https" || err != nil || dialErr != nil || secure == nil || dial == nil {
+		return location, transport
+	}
+	secure = secure.Clone()
+	secure.ServerName, secure.NextProtos = location.Hostname(), []string{"http/1.1"}
+	plain := *location
+	plain.Scheme = "http"
+	return &plain, &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		raw, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		conn := tls.Client(raw, secure)
+		if err := conn.HandshakeContext(ctx); err != nil {
+			raw.Close()
+			return nil, err
+		}
+		return wholeframes.Conn(conn), nil
+	}}
 }
 
 func (p *podStreams) forward(ctx context.Context, name string, o *corev1.PodPortForwardOptions, r rest.Responder) (http.Handler, error) {
