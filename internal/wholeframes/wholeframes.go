@@ -62,11 +62,9 @@ func (c *conn) Write(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	switch left := all[ready:]; {
-	case len(left) == 0 && cap(c.waiting) > most/16:
+	c.waiting = append(c.waiting[:0], all[ready:]...)
+	if len(c.waiting) == 0 && cap(c.waiting) > most/16 {
 		c.waiting = nil // a large frame's room isn't kept while nothing is said
-	default:
-		c.waiting = append(c.waiting[:0], left...)
 	}
 	return len(p), nil
 }
