@@ -7,8 +7,7 @@ import (
 
 // A damaged checkpoint is refused with its name, or is whole enough to work with.
 func FuzzState(f *testing.F) {
-	cfg := config(&testing.T{})
-	cfg.File = f.TempDir() + "/state"
+	cfg := config(f)
 	m, err := New(cfg)
 	if err != nil {
 		f.Fatal(err)

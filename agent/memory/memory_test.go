@@ -40,7 +40,7 @@ func pod(uid string, cs ...corev1.Container) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid), Name: uid}, Spec: corev1.PodSpec{Containers: cs}}
 }
 
-func config(t *testing.T) Config {
+func config(t testing.TB) Config {
 	return Config{
 		Policy: PolicyStatic, Machine: two, Node: list("memory=1Gi cpu=1"), Reserved: map[int]corev1.ResourceList{0: list("memory=1Gi")},
 		File: filepath.Join(t.TempDir(), "memory_manager_state"),
