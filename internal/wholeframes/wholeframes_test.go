@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -15,9 +14,7 @@ import (
 	"sync"
 	"testing"
 
-	"k8s.io/streaming/pkg/httpstream"
-	"k8s.io/streaming/pkg/httpstream/spdy"
-
+	"github.com/mote-edge/mote/internal/testspdy"
 	"github.com/mote-edge/mote/internal/wholeframes"
 )
 
@@ -118,22 +115,10 @@ func TestErrorsOfTheConnectionAreTold(t *testing.T) {
 // The library's own server and client: each frame is one write, at either end.
 func TestStreams(t *testing.T) {
 	ends := make(chan *recorder, 1)
-	server := httptest.NewUnstartedServer(wholeframes.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(s httpstream.Stream, replied <-chan struct{}) error {
-			go func() {
-				<-replied
-				_, _ = io.Copy(s, s)
-				_ = s.Close()
-			}()
-			return nil
-		})
-		if conn != nil {
-			<-conn.CloseChan()
-		}
-	})))
+	server := httptest.NewUnstartedServer(wholeframes.Handler(http.HandlerFunc(testspdy.Echo)))
 	server.Listener = listener{server.Listener, ends}
 	server.Start()
-	defer server.Close()
+	t.Cleanup(server.Close) // after the stream's connection
 
 	var client *recorder
 	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -141,32 +126,12 @@ func TestStreams(t *testing.T) {
 		client = &recorder{Conn: c}
 		return wholeframes.Conn(client), err
 	}}
-	upgrader, err := spdy.NewRoundTripperWithConfig(spdy.RoundTripperConfig{UpgradeTransport: transport})
-	if err != nil {
-		t.Fatal(err)
-	}
-	request, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL, nil)
-	answer, err := upgrader.RoundTrip(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := upgrader.NewConnection(answer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	stream, err := conn.CreateStream(http.Header{"Streamtype": {"stdin"}})
+	stream, err := testspdy.Open(t, transport, server.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, said := range []string{"hello", strings.Repeat("long", 30_000), "bye"} {
-		if _, err := io.WriteString(stream, said); err != nil {
-			t.Fatal(err)
-		}
-		heard := make([]byte, len(said))
-		if _, err := io.ReadFull(stream, heard); err != nil || string(heard) != said {
-			t.Fatalf("%d bytes came back otherwise: %v", len(said), err)
-		}
+		testspdy.Say(t, stream, said)
 	}
 	if n := client.count(); n > 1+1+3+1 { // the request, the stream, what is said; the long one in two
 		t.Errorf("the client wrote %d times", n)
