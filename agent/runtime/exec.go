@@ -174,20 +174,11 @@ func pollable(fd *int) *os.File {
 
 // Exec is called by the streaming server.
 func (s *Service) execStream(ctx context.Context, id string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
-	c, err := s.container(id)
+	streams, e, err := s.begunExec(ctx, id, cmd, tty, in != nil)
 	if err != nil {
 		return err
 	}
-	streams, err := newStdio(tty, in != nil)
-	if err != nil {
-		return err
-	}
-	defer streams.closeChild()
 	defer streams.closeOurs()
-	e, err := s.execute(c, cmd, streams)
-	if err != nil {
-		return err
-	}
 	var copies sync.WaitGroup
 	if tty {
 		go resizeTerminal(streams.master, e.done, resize)

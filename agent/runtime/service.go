@@ -68,6 +68,7 @@ type Service struct {
 	holder   *hold.Client // nil: nobody holds, a restart loses output
 	becoming sync.Mutex
 	stream   streaming.Server
+	asked    asked
 	events   broadcaster
 	stats    stats.Cache
 	net      *network.CNI

@@ -32,7 +32,7 @@ func (s *Service) startStreaming(failed chan<- error) error {
 	if err != nil {
 		return fmt.Errorf("streaming server: %w", err)
 	}
-	server := &http.Server{Handler: wholeframes.Handler(s.stream), ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: s.beginAhead(wholeframes.Handler(s.stream)), ReadHeaderTimeout: 10 * time.Second}
 	go func() { failed <- server.Serve(listener) }()
 	return nil
 }
@@ -63,7 +63,11 @@ func (s *Service) Exec(_ context.Context, req *cri.ExecRequest) (*cri.ExecRespon
 	if st := c.state(); st != stateRunning {
 		return nil, fmt.Errorf("container %q is %s, not running: %w", c.rec.ID, st, errState)
 	}
-	return s.stream.GetExec(req)
+	resp, err := s.stream.GetExec(req)
+	if err != nil {
+		return nil, err
+	}
+	return resp, s.asked.put(resp.GetUrl(), req)
 }
 
 // Attach prepares a streamed attach and returns its URL.

@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -103,6 +104,43 @@ func TestExecStream(t *testing.T) {
 				t.Error("a stream URL worked twice")
 			}
 		})
+	}
+}
+
+// A client may go away between the upgrade and its streams. What it asked for may have begun, but doesn't run on.
+func TestExecWithoutStreams(t *testing.T) {
+	p := newPod(t)
+	c := p.run("sleep 1000")
+	reply, err := shared.rt.Exec(testContext(t), &api.ExecRequest{ContainerId: c.id, Cmd: []string{"sleep", "4321"}, Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := relay(t, reply.Url)
+	conn, err := net.Dial("tcp", u.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	req := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n", u.Path, u.Host)
+	if _, err := io.WriteString(conn, req); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || answer.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("upgrade: %v, %v", answer, err)
+	}
+	conn.Close()
+	for deadline := time.Now().Add(slow(40 * time.Second)); ; time.Sleep(time.Second) { // a server waits 30 s for streams
+		out, _, _ := c.exec("ps", "-o", "args")
+		if !strings.Contains(out, "4321") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it runs on:\n%s", out)
+		}
+	}
+	if out, _, _ := c.exec("ps", "-o", "stat,args"); strings.Contains(out, "Z") {
+		t.Errorf("it wasn't reaped:\n%s", out)
 	}
 }
 
