@@ -2,13 +2,10 @@ package runtime
 
 import (
 	"context"
-	"fmt"
 	"net/http"
-	"net/url"
 	"path"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -20,38 +17,15 @@ import (
 // A client of an exec makes its streams one by one after the upgrade, and waits for an answer to each. The command's first
 // steps take longer than that and need none of them: they begin with the request for the upgrade (ADR 0311).
 
-// askedLasts is how long a URL is good for, as the streaming server has it.
-const askedLasts = time.Minute
+// askedLasts is how long an exec may begin so. The streaming server lets a URL be used for a minute; one that it will find too
+// old must not begin anything.
+const askedLasts = 50 * time.Second
 
-// asked are the execs whose URL was given out and not used yet, by the URL's token.
-type asked struct {
-	mu   sync.Mutex
-	reqs map[string]*cri.ExecRequest
-}
-
-// put keeps a request until it is taken or its URL isn't good any more.
-func (a *asked) put(address string, req *cri.ExecRequest) error {
-	u, err := url.Parse(address)
-	if err != nil {
-		return fmt.Errorf("the streaming server's URL: %w", err)
-	}
-	token := path.Base(u.Path)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.reqs == nil {
-		a.reqs = map[string]*cri.ExecRequest{}
-	}
-	a.reqs[token] = req
-	time.AfterFunc(askedLasts, func() { a.take(token) }) // one, of each exec: what nobody comes for is forgotten
-	return nil
-}
-
-func (a *asked) take(token string) *cri.ExecRequest {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	req := a.reqs[token]
-	delete(a.reqs, token)
-	return req
+// remember keeps what a URL was given out for.
+func (s *Service) remember(address string, req *cri.ExecRequest) {
+	token := path.Base(address)
+	s.asked.Store(token, req)
+	time.AfterFunc(askedLasts, func() { s.asked.Delete(token) }) // once for each exec: what nobody comes for is forgotten
 }
 
 // ahead is a command that began before its client's streams were there.
@@ -68,13 +42,12 @@ type aheadKey struct{}
 // beginAhead begins the command of an exec whose request for SPDY the streaming server will accept, and ends it if no streams came.
 func (s *Service) beginAhead(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token, is := strings.CutPrefix(r.URL.Path, "/exec/")
-		if !is || !willStream(r) {
-			next.ServeHTTP(w, r)
-			return
+		var asked any // nothing if the URL was used, is too old or made up, as the streaming server will say
+		if token, is := strings.CutPrefix(r.URL.Path, "/exec/"); is && willStream(r) {
+			asked, _ = s.asked.LoadAndDelete(token)
 		}
-		req := s.asked.take(token)
-		if req == nil { // used, too old or made up, as the streaming server will say
+		req, ok := asked.(*cri.ExecRequest)
+		if !ok {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -98,7 +71,8 @@ func (s *Service) beginAhead(next http.Handler) http.Handler {
 
 // willStream reports whether the streaming server will upgrade the connection.
 func willStream(r *http.Request) bool {
-	return httpstream.IsUpgradeRequest(r) && strings.EqualFold(r.Header.Get(httpstream.HeaderUpgrade), spdy.HeaderSpdy31) &&
+	return (r.Method == http.MethodGet || r.Method == http.MethodPost) && httpstream.IsUpgradeRequest(r) &&
+		strings.EqualFold(r.Header.Get(httpstream.HeaderUpgrade), spdy.HeaderSpdy31) &&
 		slices.ContainsFunc(r.Header.Values(httpstream.HeaderProtocolVersion), func(v string) bool {
 			return slices.Contains(remotecommand.SupportedStreamingProtocols, v)
 		})

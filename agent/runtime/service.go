@@ -68,7 +68,7 @@ type Service struct {
 	holder   *hold.Client // nil: nobody holds, a restart loses output
 	becoming sync.Mutex
 	stream   streaming.Server
-	asked    asked
+	asked    sync.Map // *cri.ExecRequest by the token of the URL that it got, until that is used
 	events   broadcaster
 	stats    stats.Cache
 	net      *network.CNI

@@ -67,7 +67,8 @@ func (s *Service) Exec(_ context.Context, req *cri.ExecRequest) (*cri.ExecRespon
 	if err != nil {
 		return nil, err
 	}
-	return resp, s.asked.put(resp.GetUrl(), req)
+	s.remember(resp.GetUrl(), req)
+	return resp, nil
 }
 
 // Attach prepares a streamed attach and returns its URL.
